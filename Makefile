@@ -1,0 +1,32 @@
+# make repro: set up, then run the pipeline.   make test: set up, then check everything.
+PYTHON ?= python3
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: repro test clean
+
+repro: $(VENV)/installed
+	glann params --check params.yaml
+	dvc repro
+	@echo "Sampled images: data/sample/grid.png"
+
+test: $(VENV)/installed-test
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	pytest --cov --cov-report=term
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .checkpoints dvc_plots
