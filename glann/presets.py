@@ -1,0 +1,94 @@
+"""Ready settings, and params.yaml as text with a comment above every key."""
+
+import io
+from typing import Any
+
+from pydantic import BaseModel
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+from glann.config import Params
+from glann.errors import GlannError
+
+SCHEMA_FILE = "docs/params.schema.json"
+
+_PAPER_28 = {
+    "latent_dim": 64,
+    "decoder": {"kind": "infogan", "width": 64},
+    "loss": {"kind": "perceptual"},
+    "epochs": 25,
+}
+
+# What each preset changes; everything else is the schema's default.
+PRESETS: dict[str, dict[str, Any]] = {
+    "avatars": {},
+    "faces64": {
+        "prepare": {"source": "folder", "count": None, "size": 64},
+        "glo": {
+            "decoder": {"kind": "residual", "width": 64},
+            "loss": {"kind": "perceptual", "levels": 3, "crop": 32},
+            "epochs": 60,
+            "batch_size": 64,
+        },
+    },
+    "mnist": {
+        "prepare": {"source": "mnist", "count": None, "size": 28, "channels": 1},
+        "glo": _PAPER_28,
+    },
+    "fashion_mnist": {
+        "prepare": {"source": "fashion_mnist", "count": None, "size": 28, "channels": 1},
+        "glo": _PAPER_28,
+    },
+    "cifar10": {
+        "prepare": {"source": "cifar10", "count": None, "size": 32},
+        "glo": {**_PAPER_28, "decoder": {"kind": "infogan", "width": 64, "batch_norm": False}},
+    },
+    "celeba64": {
+        "prepare": {"source": "celeba", "count": None, "size": 64},
+        "glo": {**_PAPER_28, "decoder": {"kind": "dcgan", "width": 64}},
+    },
+}
+
+
+def preset(name: str) -> Params:
+    """Return a preset's params.
+
+    Raises
+    ------
+    GlannError
+        If there is none of that name.
+    """
+    if name not in PRESETS:
+        raise GlannError(f'no preset "{name}"; there are: {", ".join(PRESETS)}')
+    return Params.model_validate(PRESETS[name])
+
+
+def params_yaml(params: Params) -> str:
+    """Return params as the text of a params.yaml, each key below a comment with its meaning and unit."""
+    document = _commented(params, indent=0)
+    yaml = YAML()
+    yaml.width = 110
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    text = io.StringIO()
+    text.write(f"# yaml-language-server: $schema={SCHEMA_FILE}\n")
+    yaml.dump(document, text)
+    return text.getvalue()
+
+
+def _commented(model: BaseModel, indent: int) -> CommentedMap:
+    document = CommentedMap()
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        comment = field.description
+        if isinstance(value, BaseModel):
+            comment = comment or type(value).__doc__
+            value = _commented(value, indent + 2)
+        elif isinstance(value, list):
+            value = CommentedSeq(v.model_dump() if isinstance(v, BaseModel) else v for v in value)
+            value.fa.set_flow_style()
+        document[name] = value
+        document.yaml_set_comment_before_after_key(name, before=comment, indent=indent)
+    return document
