@@ -1,0 +1,104 @@
+"""Mapping networks T: noise float [b, e] to latents float [b, d]."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from glann.config import Mapping, Section
+from glann.storage import load_network, save_tensors
+
+
+class MappingArchitecture(Section):
+    """What a file says of a mapping, so that it can be built again."""
+
+    config: Mapping
+    noise_dim: int
+    latent_dim: int
+
+
+class MappingNetwork(nn.Module):
+    """A network whose output is brought to where the latents are.
+
+    Latents that all have one norm lie on a sphere about 0, and outputs are projected onto it. Others are
+    reached by a shift and a scale, so that the network itself always works on numbers of size 1.
+
+    Untrained, its weights are drawn by `decoders.initialize`.
+    """
+
+    shift: Tensor
+    scale: Tensor
+    on_sphere: Tensor
+
+    def __init__(self, architecture: MappingArchitecture):
+        super().__init__()
+        self.architecture = a = architecture
+        make = {"mlp": _mlp, "residual": _residual}[a.config.kind]
+        self.network = make(a.noise_dim, a.latent_dim, a.config.width, a.config.depth)
+        self.register_buffer("shift", torch.zeros(a.latent_dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("on_sphere", torch.zeros((), dtype=torch.bool))
+
+    def fit_range(self, latents: Tensor) -> None:
+        """Learn shift, scale and whether there is a sphere from latents float32 [n, d]."""
+        norms = latents.norm(dim=1)
+        radius = norms.mean()
+        on_sphere = bool(radius > 0) and bool((norms - radius).abs().max() < 1e-3 * radius)
+        self.on_sphere.fill_(on_sphere)
+        if on_sphere:
+            self.shift.zero_()
+            self.scale.fill_(radius)
+        else:
+            self.shift.copy_(latents.mean(dim=0))
+            spread = (latents - self.shift).square().mean().sqrt()
+            self.scale.fill_(spread if spread > 0 else 1.0)
+
+    def to_unit(self, latents: Tensor) -> Tensor:
+        """Bring latents [n, d] to where `network` works: the unit sphere, or mean 0 and spread 1."""
+        return (latents - self.shift) / self.scale
+
+    def unit(self, noise: Tensor) -> Tensor:
+        """Map noise [b, e] to latents before shift and scale [b, d]."""
+        output = self.network(noise).float()
+        return torch.where(self.on_sphere, F.normalize(output, dim=1), output)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Map noise [b, e] to latents [b, d]."""
+        return self.unit(noise) * self.scale + self.shift
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and architecture as one safetensors file."""
+        save_tensors(path, self.state_dict(), self.architecture.model_dump())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MappingNetwork":
+        """Read what `save` wrote, in evaluation mode."""
+        return load_network(path, lambda config: cls(MappingArchitecture.model_validate(config))).eval()
+
+
+def _mlp(noise_dim: int, latent_dim: int, width: int, depth: int) -> nn.Sequential:
+    """Hidden layers with batch normalisation, no biases: the GLANN paper's (two of 128)."""
+    layers: list[nn.Module] = []
+    for before in [noise_dim] + [width] * (depth - 1):
+        layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(width, latent_dim, bias=False))
+
+
+def _residual(noise_dim: int, latent_dim: int, width: int, depth: int) -> nn.Sequential:
+    """Pre-norm residual blocks: x + linear(gelu(linear(norm(x))))."""
+    blocks = [_ResidualBlock(width) for _ in range(depth)]
+    return nn.Sequential(
+        nn.Linear(noise_dim, width), *blocks, nn.LayerNorm(width), nn.Linear(width, latent_dim)
+    )
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)

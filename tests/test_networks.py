@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glann.compute import Execution
+from glann.config import SIZES_MADE, Decoder, Loss, Mapping
+from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
+from glann.errors import GlannError
+from glann.losses import l1, laplacian, reconstruction_loss
+from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.streams import stream
+from glann.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16
+
+
+def decoder_of(kind: str, size: int, channels: int = 3, width: int = 4) -> DecoderNetwork:
+    architecture = DecoderArchitecture(
+        config=Decoder(kind=kind, width=width), latent_dim=8, size=size, channels=channels
+    )
+    decoder = DecoderNetwork(architecture)
+    initialize(decoder, stream(0, "test"))
+    return decoder
+
+
+@pytest.mark.parametrize(("kind", "size"), [(kind, size) for kind in SIZES_MADE for size in SIZES_MADE[kind]])
+def test_every_decoder_makes_every_size_the_schema_allows(kind: str, size: int):
+    latents = F.normalize(torch.randn(2, 8), dim=1)
+    images = decoder_of(kind, size)(latents)
+    assert images.shape == (2, 3, size, size)
+    assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["infogan", "dcgan", "residual"])
+def test_an_untrained_decoder_neither_explodes_nor_ignores_its_latent(kind: str):
+    size = SIZES_MADE[kind][-1] if kind == "infogan" else 64
+    images = decoder_of(kind, size, width=32)(F.normalize(torch.randn(64, 8), dim=1))
+    saturated = ((images < 0.001) | (images > 0.999)).float().mean()
+    assert saturated < 0.5 and images.std(dim=0).mean() > 0.02
+
+
+def test_grey_decoders_have_one_channel():
+    assert decoder_of("infogan", 28, channels=1)(torch.randn(2, 8)).shape == (2, 1, 28, 28)
+
+
+def test_losses_are_zero_for_equal_images_and_positive_otherwise(random_vgg: str, run: Execution):
+    images, others = torch.rand(2, 2, 3, 32, 32)
+    for config in (Loss(kind="l1"), Loss(kind="laplacian"), Loss(kind="perceptual", weights=random_vgg)):
+        loss = reconstruction_loss(config, run)
+        assert loss(images, images, stream(0, "x")) == 0
+        assert loss(images, others, stream(0, "x")) > 0.01
+
+
+def test_the_laplacian_loss_is_the_distance_of_the_pyramids():
+    def pyramid(image: torch.Tensor) -> list[torch.Tensor]:
+        from glann.losses import _blur
+
+        levels = []
+        while min(image.shape[-2:]) >= 8:
+            low = _blur(image)[..., ::2, ::2]
+            levels.append(image - F.interpolate(low, size=image.shape[-2:], mode="bilinear"))
+            image = low
+        return [*levels, image]
+
+    a, b = torch.rand(2, 4, 3, 32, 32)
+    expected = sum((x - y).abs().mean() for x, y in zip(pyramid(a), pyramid(b), strict=True))
+    assert laplacian(a, b).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_laplacian_loss_charges_blur_more_than_l1_does():
+    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    noise = torch.randint(0, 2, (1, 1, 32, 32), generator=stream(0, "x")) * 0.1 - 0.05
+    shift = 0.05  # both differ from the ramp by 0.05 at every pixel
+    assert l1(ramp, ramp + noise).item() == pytest.approx(l1(ramp, ramp + shift).item(), rel=1e-4)
+    assert laplacian(ramp, ramp + noise) > 1.2 * laplacian(ramp, ramp + shift)
+
+
+def test_the_perceptual_loss_is_the_papers_sum(random_vgg: str, run: Execution):
+    images, targets = torch.rand(2, 2, 1, 32, 32)
+    network = vgg16(random_vgg, 3)
+    expected = (images - targets).abs().mean()
+    a, b = normalize_for_vgg(images), normalize_for_vgg(targets)
+    for i, layer in enumerate(network):
+        a, b = layer(a), layer(b)
+        if i in LEVEL_ENDS:
+            expected = expected + (a - b).abs().mean()
+    found = reconstruction_loss(Loss(kind="perceptual", levels=3, weights=random_vgg), run)
+    assert found(images, targets, stream(0, "x")).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_cropped_perceptual_loss_sees_every_part_in_time(random_vgg: str, run: Execution):
+    loss = reconstruction_loss(
+        Loss(kind="perceptual", weights=random_vgg, levels=1, crop=16, pixel_weight=0.0), run
+    )
+    images = torch.rand(1, 1, 32, 32).requires_grad_()
+    draws = stream(0, "x")
+    for _ in range(40):
+        loss(images, torch.rand(1, 1, 32, 32), draws).backward()
+    assert images.grad is not None and (images.grad != 0).all()
+
+
+def test_large_images_are_compared_at_two_scales(random_vgg: str, run: Execution):
+    config = Loss(kind="perceptual", weights=random_vgg, levels=1, pixel_weight=0.0)
+    loss = reconstruction_loss(config, run)
+    a, b = torch.rand(2, 1, 3, 128, 128)
+    small = loss(F.avg_pool2d(a, 4), F.avg_pool2d(b, 4), stream(0, "x"))
+    first_layers = vgg16(random_vgg, 1)
+    full = (first_layers(normalize_for_vgg(a)) - first_layers(normalize_for_vgg(b))).abs().mean()
+    assert loss(a, b, stream(0, "x")).item() == pytest.approx((small + full).item(), rel=1e-4)
+
+
+def test_vgg_weights_load_from_safetensors_and_from_torchvisions_pth(random_vgg: str, tmp_path):
+    features = vgg16(random_vgg, 5)
+    whole = {f"features.{name}": value for name, value in features.state_dict().items()}
+    torch.save(whole, tmp_path / "vgg.pth")
+    again = vgg16(str(tmp_path / "vgg.pth"), 5)
+    assert all(torch.equal(a, b) for a, b in zip(features.parameters(), again.parameters(), strict=True))
+    assert not any(p.requires_grad for p in again.parameters())
+
+
+def test_wrong_vgg_weights_are_one_line(tmp_path, random_vgg: str):
+    from glann.storage import save_tensors
+
+    with pytest.raises(GlannError, match=r"none\.pth: no such file; set the weights key"):
+        vgg16(str(tmp_path / "none.pth"), 3)
+    save_tensors(tmp_path / "other.safetensors", {"x": torch.ones(2)})
+    with pytest.raises(GlannError, match=r"other\.safetensors: not VGG-16's features \(0\.weight"):
+        vgg16(str(tmp_path / "other.safetensors"), 3)
+    torch.save({"x": np.float64}, tmp_path / "code.pth")  # a pickle that is more than data
+    with pytest.raises(GlannError, match=r"code\.pth: not a weights file"):
+        vgg16(str(tmp_path / "code.pth"), 3)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual"])
+def test_mappings_reach_the_sphere_or_the_cloud_the_latents_lie_on(kind: str):
+    architecture = MappingArchitecture(
+        config=Mapping(kind=kind, width=16, depth=2), noise_dim=4, latent_dim=6
+    )
+    mapping = MappingNetwork(architecture)
+    initialize(mapping, stream(0, "test"))
+    sphere = 3 * F.normalize(torch.randn(500, 6), dim=1)
+    mapping.fit_range(sphere)
+    assert torch.allclose(mapping(torch.randn(20, 4)).norm(dim=1), torch.tensor(3.0), atol=1e-4)
+    cloud = 100 + 7 * torch.randn(5000, 6)
+    mapping.fit_range(cloud)
+    unit = mapping.to_unit(cloud)
+    assert unit.mean().abs() < 0.01 and (unit.std() - 1).abs() < 0.01
+    noise = torch.randn(20, 4)
+    mapping.eval()
+    assert torch.allclose(mapping.to_unit(mapping(noise)), mapping.unit(noise), atol=1e-3)
+
+
+def test_networks_come_back_from_their_files(tmp_path):
+    decoder = decoder_of("dcgan", 64).eval()
+    decoder.save(tmp_path / "decoder.safetensors")
+    again = DecoderNetwork.load(tmp_path / "decoder.safetensors")
+    latents = torch.randn(2, 8)
+    assert again.architecture == decoder.architecture and torch.equal(again(latents), decoder(latents))
+    with pytest.raises(GlannError, match="holds another kind of network"):
+        MappingNetwork.load(tmp_path / "decoder.safetensors")

@@ -1,0 +1,231 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from glann.compute import Execution, execution
+from glann.config import Compute, Glo, ParameterGroup
+from glann.errors import GlannError
+from glann.glo import LatentTable, initial_latents, train_glo
+from glann.pixels import to_float
+from glann.training import (
+    Checkpoints,
+    adam,
+    batches,
+    check_finite,
+    flatten_state,
+    learning_rate_factor,
+    moving_average,
+    restore_state,
+    step,
+)
+
+TINY = {"decoder": {"width": 8}, "latent_dim": 8, "epochs": 4, "batch_size": 16}
+
+
+def test_batches_are_equal_in_size_to_one_row():
+    sizes = [len(batch) for batch in batches(torch.arange(130), 64)]
+    assert sizes == [44, 43, 43]
+    assert [len(batch) for batch in batches(torch.arange(5), 64)] == [5]
+    assert [len(batch) for batch in batches(torch.arange(5), 2)] == [3, 2]  # none of one row
+
+
+def test_the_cosine_schedule_falls_from_one_to_zero():
+    factors = [learning_rate_factor("cosine", i, 100) for i in range(101)]
+    assert factors[0] == 1 and factors[50] == pytest.approx(0.5) and factors[100] == pytest.approx(0)
+    assert factors == sorted(factors, reverse=True)
+    assert learning_rate_factor("constant", 99, 100) == 1
+
+
+def test_a_parameter_goes_to_the_first_group_that_matches():
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    groups = [
+        ParameterGroup(match="0.*", lr_multiplier=0.0),
+        ParameterGroup(match="*.weight", lr_multiplier=0.5),
+    ]
+    before = [p.detach().clone() for p in module.parameters()]
+    optimizer = adam(module, 0.1, groups)
+    module(torch.ones(1, 2)).sum().backward()
+    step(optimizer, 0.1)
+    moved = [(p - b).abs().max().item() for p, b in zip(module.parameters(), before, strict=True)]
+    # Adam's first step is the learning rate in every entry: frozen, frozen, half, whole, half, whole.
+    assert moved == pytest.approx([0, 0, 0.05, 0.1, 0.05, 0.1], abs=1e-6)
+    with pytest.raises(GlannError, match=r'"conv" matches none of: 0\.weight, 0\.bias'):
+        adam(module, 0.1, [ParameterGroup(match="conv")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("none", [3, -4]), ("clip_norm", [0.6, -0.8]), ("clip_value", [1, -1]), ("normalize", [0.6, -0.8])],
+)
+def test_gradients_are_transformed_by_group(kind: str, expected: list[float]):
+    parameter = nn.Module()
+    parameter.w = nn.Parameter(torch.zeros(2))
+    optimizer = adam(parameter, 0.1, [ParameterGroup(match="*", gradient=kind, limit=1.0)])
+    seen = []
+    optimizer.register_step_pre_hook(lambda *_: seen.append(parameter.w.grad.tolist()))
+    parameter.w.grad = torch.tensor([3.0, -4.0])
+    step(optimizer, 0.1)
+    assert seen[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_normalize_lengthens_a_short_gradient_and_clip_norm_does_not():
+    for kind, expected in (("normalize", 2.0), ("clip_norm", 0.5)):
+        module = nn.Module()
+        module.w = nn.Parameter(torch.zeros(2))
+        optimizer = adam(module, 0.1, [ParameterGroup(match="*", gradient=kind, limit=2.0)])
+        norms = []
+        optimizer.register_step_pre_hook(lambda *_, m=module, out=norms: out.append(m.w.grad.norm().item()))
+        module.w.grad = torch.tensor([0.3, 0.4])
+        step(optimizer, 0.1)
+        assert norms[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_latent_table_steps_each_row_as_an_adam_of_its_own_would():
+    start = nn.functional.normalize(torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    gradients = torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(1))
+    visits = [torch.tensor([0, 1, 2]), torch.tensor([2, 3]), torch.tensor([2, 0])]
+    table = LatentTable(start.clone())
+    for rows, gradient in zip(visits, gradients, strict=True):
+        latents = table.rows(rows)
+        (latents * gradient[rows]).sum().div(len(rows)).backward()  # a mean over the batch, as the loss is
+        table.step(rows, latents, lr=0.1)
+    for row in range(6):
+        expected = start[row].clone().requires_grad_()
+        optimizer = torch.optim.Adam([expected], lr=0.1, betas=(0.5, 0.999))
+        for rows, gradient in zip(visits, gradients, strict=True):
+            if row in rows:
+                expected.grad = gradient[row]
+                optimizer.step()
+                with torch.no_grad():
+                    expected /= expected.norm()
+        assert torch.allclose(table.latents[row], expected.detach(), atol=1e-6)
+
+
+def test_pca_puts_like_images_near_each_other(shapes: np.ndarray):
+    pairs = np.concatenate([shapes, np.clip(shapes.astype(int) + 3, 0, 255).astype(np.uint8)])
+    latents = initial_latents(pairs, Glo(latent_dim=8), seed=0)
+    assert torch.allclose(latents.norm(dim=1), torch.ones(96), atol=1e-5)
+    nearest = torch.cdist(latents, latents).fill_diagonal_(9).argmin(dim=1)
+    assert (nearest == (torch.arange(96) + 48) % 96).float().mean() > 0.95
+
+
+def test_more_latent_dimensions_than_images_are_filled_with_noise(shapes: np.ndarray):
+    latents = initial_latents(shapes[:4], Glo(latent_dim=64), seed=0)
+    assert latents.shape == (4, 64) and latents.isfinite().all() and (latents != 0).all()
+
+
+def test_images_reach_the_network_channels_last(shapes: np.ndarray, run: Execution):
+    batch = to_float(shapes[:5], run)
+    assert batch.shape == (5, 3, 16, 16) and batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal((batch[2, 1] * 255).round().byte(), torch.from_numpy(shapes[2, :, :, 1].copy()))
+
+
+@pytest.mark.parametrize("decoder", [{"width": 8}, {"kind": "infogan", "width": 8}])
+def test_glo_learns_to_reconstruct(decoder: dict, shapes: np.ndarray, run: Execution):
+    images = shapes if "kind" not in decoder else np.pad(shapes, ((0, 0), (6, 6), (6, 6), (0, 0)))
+    fast = {"epochs": 80, "decoder_lr": 0.01, "latent_lr": 0.03, "ema": 0.9, "loss": {"kind": "l1"}}
+    result = train_glo(images, Glo(**(TINY | fast | {"decoder": decoder})), 0, run)
+    losses = [entry["loss"] for entry in result.history]
+    ignorance = np.abs(images / 255 - np.median(images / 255, axis=0)).mean()  # the best one image for all
+    assert losses[-1] < 0.8 * ignorance < losses[0]
+    assert torch.allclose(result.latents.norm(dim=1), torch.ones(48), atol=1e-5)
+    with torch.no_grad():
+        error = (result.decoder(result.latents) - to_float(images, run)).abs().mean()
+    assert error < 0.8 * ignorance  # the averaged decoder reconstructs, not only the last one
+
+
+def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(shapes: np.ndarray, run: Execution):
+    def train(seed: int) -> torch.Tensor:
+        return train_glo(shapes, Glo(**TINY), seed, run).latents
+
+    assert torch.equal(train(0), train(0))
+    assert not torch.equal(train(0), train(1))
+
+
+def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_bytes(
+    shapes: np.ndarray, run: Execution, tmp_path: Path
+):
+    config = Glo(**TINY)
+    whole = train_glo(shapes, config, 0, run)
+
+    class KilledAtTheSecond(Checkpoints):
+        def save(self, tensors: dict[str, torch.Tensor], progress: list) -> None:
+            super().save(tensors, progress)
+            if len(progress) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_glo(shapes, config, 0, run, KilledAtTheSecond(tmp_path, "glo", "test", minutes=0))
+    resumed = train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=0))
+    assert resumed.history == whole.history and torch.equal(resumed.latents, whole.latents)
+    for name, value in whole.decoder.state_dict().items():
+        assert torch.equal(value, resumed.decoder.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_other_inputs_is_not_used_and_a_damaged_one_is_set_aside(tmp_path: Path):
+    mine = Checkpoints(tmp_path, "glo", {"epochs": 3}, minutes=0)
+    mine.save({"x": torch.ones(2)}, [1])
+    assert Checkpoints(tmp_path, "glo", {"epochs": 4}, minutes=0).load() is None
+    mine.path.write_bytes(mine.path.read_bytes()[:-4])
+    assert mine.load() is None and mine.path.with_suffix(".damaged").is_file()
+
+
+def test_state_of_networks_and_optimisers_survives_being_flattened():
+    def make() -> tuple[nn.Module, torch.optim.Adam]:
+        module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        return module, adam(module, 0.1, [])
+
+    module, optimizer = make()
+    average = moving_average(module, 0.9)
+    for _ in range(3):
+        module(torch.randn(4, 2)).square().sum().backward()
+        step(optimizer, 0.1)
+        average.update_parameters(module)
+    state = flatten_state(module=module, optimizer=optimizer, average=average)
+    other, other_optimizer = make()
+    other_average = moving_average(other, 0.9)
+    restore_state(state, module=other, optimizer=other_optimizer, average=other_average)
+    again = flatten_state(module=other, optimizer=other_optimizer, average=other_average)
+    assert state.keys() == again.keys() and all(torch.equal(state[key], again[key]) for key in state)
+
+
+def test_an_infinite_loss_names_the_place_and_the_checkpoint(
+    shapes: np.ndarray, run: Execution, tmp_path: Path
+):
+    config = Glo(**TINY).model_copy(update={"decoder_lr": 1e38})  # more than the schema would allow
+    with pytest.raises(GlannError, match=r"glo: epoch \d+, step \d+: the loss is nan; no checkpoint was"):
+        train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=60))
+    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
+    checkpoints.save({}, [])
+    with pytest.raises(GlannError, match=f"the last good checkpoint is {checkpoints.path}; lower"):
+        check_finite(float("inf"), "imle", checkpoints)
+
+
+def test_a_gpu_that_is_not_there_is_said_in_one_line():
+    with pytest.raises(GlannError, match=r"compute\.device: cuda:99, but torch sees \d+ GPUs"):
+        execution(Compute(device="cuda:99"))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 16, 16, 3), np.float32), "uint8"),
+        (np.zeros((4, 16, 16), np.uint8), "uint8"),
+        (np.zeros((1, 16, 16, 3), np.uint8), "two or more images"),
+        (np.zeros((4, 24, 24, 3), np.uint8), "residual makes squares of 16, 32"),
+        (np.zeros((4, 16, 32, 3), np.uint8), "the images are 32 x 16"),
+    ],
+)
+def test_images_that_cannot_be_trained_on_are_one_line(images: np.ndarray, message: str, run: Execution):
+    with pytest.raises(GlannError, match=message):
+        train_glo(images, Glo(**TINY), 0, run)
+
+
+@pytest.mark.parametrize("kind", ["residual", "infogan"])
+def test_two_equal_constant_images_are_trained_on(kind: str, run: Execution):
+    config = Glo(**(TINY | {"decoder": {"kind": kind, "width": 8}, "batch_size": 1}))
+    result = train_glo(np.full((2, 32, 32, 1), 128, np.uint8), config, 0, run)
+    assert result.latents.isfinite().all()
