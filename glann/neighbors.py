@@ -1,0 +1,76 @@
+"""Nearest database rows by Faiss, on the GPU where the tensors are and Faiss sees one."""
+
+import faiss
+import faiss.contrib.torch_utils  # lets Faiss read and write torch tensors without a copy
+import torch
+from torch import Tensor
+
+from glann.errors import GlannError
+
+
+def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") -> tuple[Tensor, Tensor]:
+    """Find the k nearest database rows of every query.
+
+    Parameters
+    ----------
+    queries, database
+        float32 [q, d] and [m, d], on one device.
+    k
+        Neighbours per query, at most m.
+    index
+        Faiss index factory string; "Flat" is exact.
+
+    Returns
+    -------
+    tuple
+        Squared L2 distances float32 [q, k], ascending, and row numbers int64 [q, k].
+
+    Raises
+    ------
+    GlannError
+        If Faiss does not know the index string, or the index needs more rows than there are.
+    """
+    on_gpu = queries.is_cuda and faiss.get_num_gpus() > 0
+    queries, database = queries.detach().contiguous(), database.detach().contiguous()
+    if queries.is_cuda and not on_gpu:  # a Faiss without GPU support: search on the CPU
+        distances, rows = nearest(queries.cpu(), database.cpu(), k, index)
+        return distances.to(queries.device), rows.to(queries.device)
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    if index == "Flat" and on_gpu:
+        resources = _gpu_resources(queries.get_device())
+        return faiss.knn_gpu(resources, queries, database, k, device=queries.get_device())
+    if index == "Flat":
+        found = faiss.knn(queries.numpy(), database.numpy(), k)
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    return _by_index(queries, database, k, index, on_gpu)
+
+
+_resources: dict[int, "faiss.StandardGpuResources"] = {}
+
+
+def _gpu_resources(device: int) -> "faiss.StandardGpuResources":
+    """Return this device's Faiss workspace; making one takes a second and gigabytes, so it is kept."""
+    if device not in _resources:
+        _resources[device] = faiss.StandardGpuResources()
+    return _resources[device]
+
+
+def _by_index(queries: Tensor, database: Tensor, k: int, index: str, on_gpu: bool) -> tuple[Tensor, Tensor]:
+    try:
+        searcher = faiss.index_factory(database.shape[1], index)
+        if on_gpu:
+            device = queries.get_device()
+            searcher = faiss.index_cpu_to_gpu(_gpu_resources(device), device, searcher)
+        searcher.train(database)
+        searcher.add(database)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split("\n")[0].rsplit(": ", 1)[-1].split())
+        raise GlannError(
+            f'imle.index: Faiss refused "{index}" for {len(database)} rows of {database.shape[1]} numbers '
+            f"({reason}); use Flat, or a factory string such as IVF1024,Flat with far fewer lists than rows"
+        ) from None
+    distances, rows = searcher.search(queries, k)
+    short = (rows < 0).any(dim=1)  # the cells searched for these queries held too few rows
+    if short.any():
+        distances[short], rows[short] = nearest(queries[short], database, k)
+    return distances, rows

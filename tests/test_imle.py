@@ -1,0 +1,132 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from glann.compute import Execution, execution
+from glann.config import Compute, Imle
+from glann.errors import GlannError
+from glann.imle import fit_imle, load_latents
+from glann.mapping import MappingNetwork
+from glann.neighbors import nearest
+from glann.streams import stream
+from glann.training import Checkpoints
+
+SMALL = Imle(noise_dim=2, mapping={"width": 64, "depth": 2}, epochs=40, lr=0.003)
+
+
+def clusters(n: int = 600) -> torch.Tensor:
+    """Five tight groups on the unit circle, float32 [n, 2]."""
+    angles = torch.arange(n) % 5 * (2 * math.pi / 5) + 0.05 * torch.randn(n, generator=stream(0, "angles"))
+    return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def test_nearest_is_what_comparing_all_pairs_finds():
+    queries, database = torch.randn(50, 5), torch.randn(400, 5)
+    distances, rows = nearest(queries, database, k=3)
+    expected = torch.cdist(queries, database).square().topk(3, largest=False)
+    assert torch.equal(rows, expected.indices) and torch.allclose(distances, expected.values, atol=1e-4)
+
+
+def test_an_approximate_index_mostly_agrees():
+    queries, database = torch.randn(200, 4), torch.randn(4000, 4)
+    _, exact = nearest(queries, database)
+    _, found = nearest(queries, database, index="IVF8,Flat")
+    assert found.dtype == torch.int64
+    # One of eight cells is searched: chance alone would agree in 1 of 4000.
+    assert (found == exact).float().mean() > 0.5
+
+
+def test_a_query_whose_cell_is_empty_is_searched_exactly():
+    database = torch.randn(128, 3)
+    queries = torch.randn(500, 3) * 5
+    distances, rows = nearest(queries, database, k=4, index="IVF64,Flat")  # two rows a cell, four wanted
+    assert rows.min() >= 0
+    assert torch.allclose(distances, (queries[:, None] - database[rows]).square().sum(dim=2), rtol=1e-3)
+
+
+def test_an_index_faiss_does_not_know_is_one_line():
+    with pytest.raises(GlannError, match=r'imle\.index: Faiss refused "Flatt" for 10 rows'):
+        nearest(torch.randn(3, 4), torch.randn(10, 4), index="Flatt")
+    with pytest.raises(GlannError, match=r"imle\.index: .*with far fewer lists than rows"):
+        nearest(torch.randn(3, 4), torch.randn(10, 4), index="IVF64,Flat")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("index", ["Flat", "IVF8,Flat"])
+def test_the_gpu_finds_what_the_cpu_finds(index: str):
+    queries, database = torch.randn(100, 16), torch.randn(3000, 16)
+    _, expected = nearest(queries, database)
+    _, found = nearest(queries.cuda(), database.cuda(), index=index)
+    assert found.is_cuda
+    assert (found.cpu() == expected).float().mean() > (0.99 if index == "Flat" else 0.3)
+
+
+@pytest.mark.gpu
+def test_imle_fits_on_the_gpu():
+    result = fit_imle(clusters(), SMALL, 0, execution(Compute(device="cuda")))
+    assert result.history[-1]["loss"] < 0.2
+
+
+@pytest.mark.parametrize("kind", ["mlp", "residual"])
+def test_every_cluster_is_reached(kind: str, run: Execution):
+    config = SMALL.model_copy(update={"mapping": SMALL.mapping.model_copy(update={"kind": kind})})
+    latents = clusters()
+    result = fit_imle(latents, config, 0, run)
+    with torch.no_grad():
+        samples = result.mapping(torch.randn(2000, 2, generator=stream(1, "noise")))
+    _, rows = nearest(samples, latents)
+    counts = torch.bincount(rows[:, 0] % 5, minlength=5) / 2000
+    # The nearest candidate may serve many latents, so the share of a group varies about 0.2; none is dropped.
+    assert counts.min() > 0.03
+    assert result.history[-1]["nearest"] < 0.5 * result.history[0]["nearest"]
+
+
+def test_latents_of_any_norm_are_fitted(run: Execution):
+    cloud = 100 + 5 * torch.randn(500, 3, generator=stream(0, "cloud"))
+    mapping = fit_imle(cloud, SMALL, 0, run).mapping
+    with torch.no_grad():
+        samples = mapping(torch.randn(2000, 2, generator=stream(1, "noise")))
+    assert (samples.mean(dim=0) - 100).abs().max() < 3  # the cloud's spread is 5
+    assert 2.5 < samples.std(dim=0).mean() < 6.5  # two numbers of noise cannot fill three dimensions
+
+
+def test_equal_seeds_give_equal_mappings_and_resuming_changes_nothing(run: Execution, tmp_path: Path):
+    config = SMALL.model_copy(update={"epochs": 4})
+
+    class KilledAtTheSecond(Checkpoints):
+        def save(self, tensors: dict[str, torch.Tensor], progress: list) -> None:
+            super().save(tensors, progress)
+            if len(progress) == 2:
+                raise KeyboardInterrupt
+
+    whole = fit_imle(clusters(), config, 0, run)
+    with pytest.raises(KeyboardInterrupt):
+        fit_imle(clusters(), config, 0, run, KilledAtTheSecond(tmp_path, "imle", "x", minutes=0))
+    resumed = fit_imle(clusters(), config, 0, run, Checkpoints(tmp_path, "imle", "x", minutes=0))
+    assert resumed.history == whole.history
+    for name, value in whole.mapping.state_dict().items():
+        assert torch.equal(value, resumed.mapping.state_dict()[name]), name
+
+
+def test_a_mapping_comes_back_from_its_file(run: Execution, tmp_path: Path):
+    mapping = fit_imle(clusters(), SMALL.model_copy(update={"epochs": 1}), 0, run).mapping
+    mapping.save(tmp_path / "mapping.safetensors")
+    noise = torch.randn(5, 2)
+    assert torch.equal(MappingNetwork.load(tmp_path / "mapping.safetensors")(noise), mapping(noise))
+
+
+@pytest.mark.parametrize("array", [np.ones(3), np.ones((2, 2), int), np.ones((0, 4)), np.ones((2, 2, 2))])
+def test_latents_that_are_no_float_table_are_one_line(array: np.ndarray, tmp_path: Path):
+    np.save(tmp_path / "latents.npy", array)
+    with pytest.raises(GlannError, match=r"latents\.npy: expected floats \[n, d\], found"):
+        load_latents(tmp_path / "latents.npy")
+
+
+def test_one_latent_or_a_nan_among_them_is_refused(run: Execution):
+    for latents in (torch.ones(1, 4), F.pad(torch.ones(5, 3), (0, 1), value=math.nan)):
+        with pytest.raises(GlannError, match="2 or more rows of finite numbers"):
+            fit_imle(latents, SMALL, 0, run)
