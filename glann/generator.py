@@ -1,0 +1,179 @@
+"""The generator: mapping and decoder in one file, all that sampling needs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from glann.compute import Execution, execution
+from glann.config import Compute
+from glann.decoders import DecoderArchitecture, DecoderNetwork
+from glann.errors import GlannError
+from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.progress import progress
+from glann.storage import load_network, save_tensors
+from glann.streams import BLOCK, noise_rows
+
+
+class Generator:
+    """Draws images: noise e to latent T(e) to image G(T(e)).
+
+    Parameters
+    ----------
+    mapping, decoder
+        The trained networks T and G, for latents of one size.
+    execution
+        Device and precision.
+
+    Examples
+    --------
+    >>> import glann
+    >>> generator = glann.Generator.load("data/imle/generator.safetensors")  # doctest: +SKIP
+    >>> images = generator.sample(16, seed=7)  # doctest: +SKIP
+    """
+
+    def __init__(self, mapping: MappingNetwork, decoder: DecoderNetwork, execution: Execution):
+        self.execution = execution
+        self.mapping = mapping.eval().to(execution.device)
+        self.decoder = decoder.eval().to(execution.device)
+        self.decoder.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: str | Path, compute: Compute | None = None) -> "Generator":
+        """Read a generator file.
+
+        Parameters
+        ----------
+        path
+            A generator.safetensors of the imle stage.
+        compute
+            Device, precision, threads; default: a GPU where there is one.
+
+        Raises
+        ------
+        GlannError
+            If the file is missing, damaged or no generator.
+        """
+        networks = load_network(path, _build)
+        return cls(networks.mapping, networks.decoder, execution(compute or Compute()))
+
+    def save(self, path: str | Path) -> None:
+        """Write both networks as one safetensors file with their architectures in the header."""
+        header = {
+            "mapping": self.mapping.architecture.model_dump(),
+            "decoder": self.decoder.architecture.model_dump(),
+        }
+        save_tensors(path, _Networks(self.mapping, self.decoder).state_dict(), header)
+
+    def sample(self, count: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
+        """Draw images.
+
+        Parameters
+        ----------
+        count
+            How many.
+        seed
+            Equal seeds give equal images; the first k of a larger count are the same.
+        truncation
+            Factor on the noise; below 1: more typical images, less variety.
+
+        Returns
+        -------
+        NDArray
+            uint8 [count, h, w, c].
+        """
+        return self.decode(self.sample_latents(count, seed, truncation))
+
+    def sample_latents(self, count: int, seed: int = 0, truncation: float = 1.0) -> Tensor:
+        """Draw the latents of `sample`'s images: float32 [count, d] on the device."""
+        if count < 1:
+            raise GlannError(f"count: {count}; draw one image or more")
+        whole = -(-count // BLOCK) * BLOCK
+        noise = noise_rows(0, whole, self.mapping.architecture.noise_dim, seed, "sample")
+        return self.map(noise * truncation)[:count]
+
+    def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
+        """Draw images on the way between pairs of samples, by slerp of their noise (arXiv:1609.04468).
+
+        Parameters
+        ----------
+        rows
+            Pairs; row i goes from sample 2i to sample 2i + 1 of `sample` with the same seed.
+        steps
+            Images per row, both ends included.
+        seed, truncation
+            As in `sample`.
+
+        Returns
+        -------
+        NDArray
+            uint8 [rows, steps, h, w, c].
+        """
+        noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
+        weights = torch.linspace(0, 1, steps)[None, :, None]
+        path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
+        images = self.decode(self.map(path.flatten(0, 1)))
+        return images.reshape(rows, steps, *images.shape[1:])
+
+    @torch.no_grad()
+    def map(self, noise: Tensor) -> Tensor:
+        """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
+        blocks = _whole_blocks(noise.to(self.execution.device))
+        return torch.cat([self.mapping(block) for block in blocks])[: len(noise)]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Decode latents float32 [n, d], put on the unit sphere first, to images uint8 [n, h, w, c]."""
+        a = self.decoder.architecture
+        if latents.ndim != 2 or latents.shape[1] != a.latent_dim or len(latents) == 0:
+            raise GlannError(f"latents: expected [n, {a.latent_dim}], found {list(latents.shape)}")
+        images = np.empty((len(latents), a.size, a.size, a.channels), np.uint8)
+        latents = F.normalize(latents.to(self.execution.device), dim=1)
+        start = 0
+        with progress("decode", len(images), "images") as advance:
+            for block in _whole_blocks(latents):
+                with self.execution.autocast():
+                    decoded = self.decoder(block).float()
+                pixels = (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1)  # => [b, h, w, c]
+                stop = min(start + BLOCK, len(images))
+                images[start:stop] = pixels[: stop - start].cpu().numpy()
+                advance(stop - start)
+                start = stop
+        return images
+
+
+class _Networks(nn.Module):
+    def __init__(self, mapping: MappingNetwork, decoder: DecoderNetwork):
+        super().__init__()
+        self.mapping = mapping
+        self.decoder = decoder
+
+
+def _build(header: Any) -> _Networks:
+    return _Networks(
+        MappingNetwork(MappingArchitecture.model_validate(header["mapping"])),
+        DecoderNetwork(DecoderArchitecture.model_validate(header["decoder"])),
+    )
+
+
+def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate along the great circle (Shoemake 1985): direction by angle, length linearly."""
+    a, b = F.normalize(start, dim=-1), F.normalize(end, dim=-1)
+    angle = (a * b).sum(dim=-1, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
+    direction = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
+    lengths = torch.lerp(start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True), weight)
+    return direction * lengths
+
+
+def _whole_blocks(rows: Tensor) -> list[Tensor]:
+    """Split rows into blocks of `BLOCK`, the last filled up with zeros.
+
+    Networks sum in an order that depends on the batch's size; with one size, a row's result depends on
+    the row alone.
+    """
+    missing = -len(rows) % BLOCK
+    return list(F.pad(rows, (0, 0, 0, missing)).split(BLOCK))

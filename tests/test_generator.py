@@ -1,0 +1,117 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import glann
+from glann.compute import Execution
+from glann.config import Compute, Decoder, Mapping, Sample
+from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
+from glann.errors import GlannError
+from glann.generator import Generator, slerp
+from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.pictures import grid
+from glann.sample import draw_samples, save_images
+from glann.streams import stream
+
+
+@pytest.fixture
+def generator(run: Execution) -> Generator:
+    mapping = MappingNetwork(
+        MappingArchitecture(config=Mapping(width=16, depth=1), noise_dim=4, latent_dim=8)
+    )
+    decoder = DecoderNetwork(DecoderArchitecture(config=Decoder(width=8), latent_dim=8, size=16, channels=3))
+    initialize(mapping, stream(0, "mapping"))
+    initialize(decoder, stream(0, "decoder"))
+    return Generator(mapping, decoder, run)
+
+
+def test_equal_seeds_give_equal_pictures_and_the_first_of_more_are_the_same(generator: Generator):
+    many = generator.sample(150, seed=7)
+    assert many.shape == (150, 16, 16, 3) and many.dtype == np.uint8
+    for count in (1, 2, 63, 64, 65):
+        assert np.array_equal(generator.sample(count, seed=7), many[:count])
+    assert not np.array_equal(generator.sample(1, seed=8), many[:1])
+    assert len(np.unique(many.reshape(150, -1), axis=0)) == 150
+
+
+def test_a_generator_comes_back_from_its_file(generator: Generator, tmp_path: Path):
+    generator.save(tmp_path / "generator.safetensors")
+    again = glann.Generator.load(tmp_path / "generator.safetensors", Compute(precision="float32"))
+    assert np.array_equal(again.sample(3), generator.sample(3))
+
+
+def test_a_file_that_is_no_generator_is_one_line(generator: Generator, tmp_path: Path):
+    generator.decoder.save(tmp_path / "decoder.safetensors")
+    with pytest.raises(GlannError, match=r"decoder\.safetensors: does not hold what is expected"):
+        Generator.load(tmp_path / "decoder.safetensors")
+    with pytest.raises(GlannError, match="holds another kind of network"):
+        MappingNetwork.load(tmp_path / "decoder.safetensors")
+    (tmp_path / "text").write_text("no")
+    with pytest.raises(GlannError, match=r"text: not a safetensors file"):
+        Generator.load(tmp_path / "text")
+
+
+def test_interpolations_go_from_one_sample_to_the_next(generator: Generator):
+    samples, strips = generator.sample(6, seed=3), generator.interpolate(3, 5, seed=3)
+    assert strips.shape == (3, 5, 16, 16, 3)
+    # Another block of the batch may round a pixel the other way.
+    assert np.abs(strips[:, 0].astype(int) - samples[0::2]).max() <= 1
+    assert np.abs(strips[:, -1].astype(int) - samples[1::2]).max() <= 1
+
+
+def test_slerp_keeps_to_the_great_circle():
+    a, b = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+    half = slerp(a, b, torch.tensor([[0.5]]))
+    assert torch.allclose(half, torch.tensor([[3.0, 3.0]]) / 2**0.5)
+    assert torch.allclose(slerp(a, a, torch.tensor([[0.3]])), a)
+
+
+def test_truncation_makes_samples_more_alike(generator: Generator):
+    generator.mapping.network[0].bias.data.normal_(
+        generator=stream(0, "bias")
+    )  # a typical latent for zero noise to lead to
+    spread = [generator.sample(64, truncation=t).std(axis=0).mean() for t in (0.1, 1.0)]
+    assert spread[0] < 0.5 * spread[1]
+
+
+def test_decoding_ignores_the_length_of_a_latent(generator: Generator):
+    latents = torch.randn(3, 8)
+    assert np.array_equal(generator.decode(latents), generator.decode(5 * latents))
+
+
+def test_a_grid_shows_each_image_in_its_place():
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2) * 10
+    picture = grid(images, columns=3)
+    assert picture.shape == (14, 20, 1)
+    assert picture[4, 4] == 0 and picture[4, 16] == 20 and picture[10, 10] == 40 and picture[10, 16] == 255
+
+
+def test_samples_are_written_as_grid_array_or_single_files(generator: Generator, tmp_path: Path):
+    images = generator.sample(5)
+    save_images(images, tmp_path / "a.png")
+    save_images(images, tmp_path / "a.npy")
+    save_images(images, tmp_path / "faces")
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), grid(images))
+    assert np.array_equal(np.load(tmp_path / "a.npy"), images)
+    names = sorted(path.name for path in (tmp_path / "faces").iterdir())
+    assert names == [f"{i:05d}.png" for i in range(5)]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "faces" / "00003.png")), images[3])
+    with pytest.raises(GlannError, match=r"a\.jpg: use a name ending in \.png"):
+        save_images(images, tmp_path / "a.jpg")
+
+
+def test_the_sample_stage_draws_grid_strip_and_single_images(generator: Generator, tmp_path: Path):
+    draw_samples(generator, Sample(count=4, interpolations=2, interpolation_steps=3), tmp_path)
+    assert Image.open(tmp_path / "grid.png").size == (2 * 18 + 2, 2 * 18 + 2)
+    assert Image.open(tmp_path / "interpolation.png").size == (3 * 18 + 2, 2 * 18 + 2)
+    assert len(list((tmp_path / "images").iterdir())) == 4
+
+
+def test_nothing_or_latents_of_another_size_are_refused(generator: Generator):
+    with pytest.raises(GlannError, match="count: 0"):
+        generator.sample(0)
+    with pytest.raises(GlannError, match=r"expected \[n, 8\], found \[2, 9\]"):
+        generator.decode(torch.randn(2, 9))
