@@ -1,0 +1,289 @@
+"""The evaluate stage: how near generated images come to real ones that the model has never seen.
+
+Every row of the table is a set of images compared with the hold-out images:
+
+- ``train``: training images, the best that a generator could do;
+- ``reconstructions``: training latents, decoded, the best that a model of the latents could do;
+- ``glann``: noise, mapped and decoded, the model itself;
+- ``glo_gaussian`` and ``glo_mixture``: latents drawn from a Gaussian, or a mixture of them, fitted to the
+  training latents, and decoded: GLO without a learned mapping, as the GLANN paper has it (arXiv:1812.08985).
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from glann.config import Params
+from glann.errors import GlannError
+from glann.features import BATCH, Network, choose_kind, extract, feature_network
+from glann.generator import Generator
+from glann.metrics import (
+    density_coverage,
+    f_beta,
+    frechet_distance,
+    kernel_distance,
+    prd,
+    precision_recall,
+)
+from glann.neighbors import nearest
+from glann.pictures import grid, save_labelled_rows, save_png
+from glann.pixels import thumbnails
+from glann.progress import progress
+from glann.storage import save_json
+from glann.streams import stream, stream_seed
+
+CHUNK_BYTES = 2**30  # images of a row in memory at once
+MIXTURE_ROWS = 10_000  # latents that the Gaussians are fitted to, at most
+NEAREST_AMONG = 20_000  # training images searched for copies, at most
+SHORTLIST = 50  # of them, per sample: the nearest in pixels, which are then compared by features
+THUMBNAIL = 16  # px, for the comparison in pixels
+LABELS = {
+    "train": "training images",
+    "reconstructions": "reconstructions",
+    "glann": "GLANN",
+    "glo_gaussian": "GLO + Gaussian",
+    "glo_mixture": "GLO + mixture",
+}
+COLUMNS = {
+    "frechet": "Fréchet ↓",
+    "kid": "KID ↓",
+    "precision": "precision ↑",
+    "recall": "recall ↑",
+    "density": "density ↑",
+    "coverage": "coverage ↑",
+    "f8": "F8 ↑",
+    "f1_8": "F1/8 ↑",
+}
+
+Images = Callable[[slice], NDArray[np.uint8]]
+"""``images(part)`` returns these images of a set, uint8 [n, h, w, c], and makes no others."""
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def evaluate(
+    params: Params,
+    *,
+    images: NDArray[np.uint8],
+    holdout: NDArray[np.uint8],
+    latents: Tensor,
+    generator: Generator,
+    folder: Path,
+) -> None:
+    """Measure the model, write metrics.json and plots/, print the table.
+
+    Parameters
+    ----------
+    params
+        All of params.yaml; used are `seed` and `evaluate`.
+    images, holdout
+        uint8 [n, h, w, c] and [m, h, w, c]: training and hold-out images, may be memory-mapped.
+    latents
+        float32 [n, d]: row i is the latent of training image i.
+    generator
+        The trained model.
+    folder
+        Where the files go. Nothing is written before everything is computed.
+
+    Raises
+    ------
+    GlannError
+        If there is nothing to measure: fewer than two images, latents of other images, latents not finite.
+    """
+    _check(images, holdout, latents)
+    seed, count = params.seed, min(params.evaluate.count, len(images))
+    order = torch.randperm(len(images), generator=stream(seed, "evaluate", "rows")).numpy()
+    chosen, pool = order[:count], np.sort(order[:NEAREST_AMONG])
+
+    def decoded(rows: Tensor) -> Images:
+        return lambda part: generator.decode(rows[part])
+
+    sets: dict[str, Images] = {
+        "train": lambda part: np.asarray(images[chosen[part]]),
+        "reconstructions": decoded(latents[chosen]),
+        "glann": decoded(generator.sample_latents(count, stream_seed(seed, "evaluate", "glann"))),
+        "glo_gaussian": decoded(draw_latents(latents, 1, count, seed)),
+        "glo_mixture": decoded(draw_latents(latents, params.evaluate.mixture_components, count, seed)),
+    }
+    kind = choose_kind(params.evaluate.features, params.evaluate.weights)
+    network = feature_network(kind, params.evaluate.weights, holdout, generator.execution)
+    reference = extract(network, holdout, f"{kind} features of hold-out")
+    chunk = max(1, CHUNK_BYTES // images[0].nbytes)
+    features = {
+        name: _extract(network, rows, count, chunk, f"{kind} features of {name}")
+        for name, rows in sets.items()
+    }
+    curves, table = {}, {}
+    with progress("metrics", len(features), "rows") as advance:
+        for name, rows in features.items():
+            curves[name] = prd(rows, reference, seed)
+            table[name] = compare(rows, reference, curves[name])
+            advance()
+
+    shown = {name: rows(slice(64)) for name, rows in sets.items()}
+    twins = nearest_images(network, shown["glann"][:16], images, pool)
+
+    _write_pictures(folder / "plots", holdout, shown, twins, len(pool))
+    _write_curves(folder / "plots" / "prd.json", curves)
+    metrics = {"features": kind, "count": count, "reference_count": len(holdout), **table}
+    save_json(folder / "metrics.json", metrics)
+    _print(table, f"{count} images a row against {len(holdout)} hold-out images, {kind} features")
+
+
+def draw_latents(latents: Tensor, components: int, count: int, seed: int) -> Tensor:
+    """Fit a mixture of Gaussians with full covariances to latents, and draw from it.
+
+    Parameters
+    ----------
+    latents
+        float32 [n, d].
+    components
+        Gaussians, at most; fewer where there are not two latents per dimension for each.
+    count, seed
+        How many to draw, and which.
+
+    Returns
+    -------
+    Tensor
+        float32 [count, d], in random order.
+    """
+    name = ("evaluate", "mixture", components)
+    rows = torch.randperm(len(latents), generator=stream(seed, *name, "rows"))[:MIXTURE_ROWS]
+    fitted = latents[rows].double().numpy()
+    mixture = GaussianMixture(
+        max(1, min(components, len(fitted) // (2 * fitted.shape[1]))),
+        reg_covar=max(1e-4 * fitted.var(0).mean(), 1e-8),  # latents may span fewer than d dimensions
+        max_iter=50,
+        random_state=stream_seed(seed, *name) % 2**32,
+    )
+    with threadpool_limits(1), warnings.catch_warnings():  # sums in parallel have no fixed order
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        drawn, _ = mixture.fit(fitted).sample(count)
+    shuffled = torch.randperm(count, generator=stream(seed, *name, "order"))  # it draws one by one component
+    return torch.tensor(drawn, dtype=torch.float32)[shuffled]
+
+
+def compare(features: Tensor, reference: Tensor, curve: Curve) -> dict[str, float]:
+    """Return one row of the table.
+
+    Parameters
+    ----------
+    features, reference
+        float32 [n, f] and [m, f].
+    curve
+        Their precision and recall of distributions.
+
+    Returns
+    -------
+    dict
+        A number per key of `COLUMNS`, to six digits: beyond, processors differ.
+    """
+    values = (
+        frechet_distance(features, reference),
+        kernel_distance(features, reference),
+        *precision_recall(features, reference),
+        *density_coverage(features, reference),
+        *f_beta(*curve),
+    )
+    return {column: float(f"{value:.6g}") for column, value in zip(COLUMNS, values, strict=True)}
+
+
+def nearest_images(
+    network: Network, samples: NDArray[np.uint8], images: NDArray[np.uint8], pool: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Find for every sample the training image with the nearest features: a copy, if the model memorises.
+
+    Only each sample's nearest images in pixels are candidates, since features of all would take minutes;
+    a copy is near in both.
+
+    Parameters
+    ----------
+    network
+        Images to features.
+    samples
+        uint8 [q, h, w, c].
+    images
+        The training images, uint8 [n, h, w, c].
+    pool
+        Rows of `images` that are searched, int64 [p], ascending.
+
+    Returns
+    -------
+    NDArray
+        uint8 [q, h, w, c].
+    """
+    with progress("nearest training images", len(pool), "images") as advance:
+        thumbs = []
+        for rows in np.array_split(pool, -(-len(pool) // BATCH)):
+            thumbs.append(thumbnails(images[rows], THUMBNAIL))
+            advance(len(rows))
+    _, near = nearest(thumbnails(samples, THUMBNAIL), torch.cat(thumbs), k=min(SHORTLIST, len(pool)))
+    candidates = np.asarray(images[pool[np.unique(near.numpy())]])
+    _, found = nearest(network(samples), extract(network, candidates, "features of candidates"))
+    return candidates[found[:, 0].numpy()]
+
+
+def _extract(network: Network, images: Images, count: int, chunk: int, title: str) -> Tensor:
+    """Extract features of all `count` images with no more than `chunk` of them in memory."""
+    parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    return torch.cat([extract(network, images(part), title) for part in parts])
+
+
+def _check(images: NDArray[np.uint8], holdout: NDArray[np.uint8], latents: Tensor) -> None:
+    if min(len(images), len(holdout)) < 2:
+        raise GlannError(
+            f"prepare: {len(images)} training and {len(holdout)} hold-out images, but distances need two "
+            "of each; raise prepare.count"
+        )
+    if len(latents) != len(images):
+        raise GlannError(f"glo: {len(latents)} latents of {len(images)} training images; run: dvc repro")
+    if not latents.isfinite().all():
+        raise GlannError("glo: latents are not finite; lower glo.latent_lr or glo.decoder_lr")
+
+
+def _write_curves(path: Path, curves: dict[str, Curve]) -> None:
+    """Write every row's precision at equal steps of recall: `dvc plots` draws a line per key."""
+    steps = np.linspace(0, 1, 101)
+    points = [{"recall": round(float(step), 2)} for step in steps]
+    for name, (precision, recall) in curves.items():
+        at_steps = np.interp(steps, recall[::-1], precision[::-1], right=0)  # recall falls along the curve
+        for point, value in zip(points, at_steps, strict=True):
+            point[name] = round(float(value), 4)
+    save_json(path, points)
+
+
+def _write_pictures(
+    folder: Path,
+    holdout: NDArray[np.uint8],
+    shown: dict[str, NDArray[np.uint8]],
+    twins: NDArray[np.uint8],
+    searched: int,
+) -> None:
+    """Write the PNG files; `shown` has up to 64 images of each row, `twins` the nearest to glann's first."""
+    rows = [(LABELS[name], images[:10]) for name, images in shown.items()]
+    save_labelled_rows(folder / "comparison.png", [("hold-out images", holdout[:10]), *rows])
+    pairs = [("GLANN", shown["glann"][: len(twins)]), (f"nearest of {searched}\ntraining images", twins)]
+    save_labelled_rows(folder / "nearest.png", pairs)
+    # Image by image, reconstructions.png shows what became of real.png.
+    save_png(folder / "real.png", grid(shown["train"], 8))
+    save_png(folder / "reconstructions.png", grid(shown["reconstructions"], 8))
+    save_png(folder / "samples.png", grid(shown["glann"], 8))
+
+
+def _print(table: dict[str, dict[str, float]], title: str) -> None:
+    picture = Table("", title=title, box=SIMPLE, padding=(0, 0, 0, 1))
+    for name in table:
+        picture.add_column(name, justify="right")
+    for column, heading in COLUMNS.items():
+        picture.add_row(heading, *(f"{row[column]:.4g}" for row in table.values()))
+    Console().print(picture)
