@@ -1,0 +1,21 @@
+"""glo: images become a decoder and one latent each."""
+
+from glann.compute import execution
+from glann.config import load_params
+from glann.errors import one_line_errors
+from glann.glo import train_glo
+from glann.storage import load_json, load_npy, save_json, save_npy
+from glann.training import Checkpoints
+
+with one_line_errors():
+    params = load_params()
+    images = load_npy("data/prepare/images.npy", mmap=True)
+    inputs = [params.glo.model_dump(), params.seed, load_json("data/prepare/dataset.json")]
+    checkpoints = Checkpoints(".checkpoints", "glo", inputs, params.compute.checkpoint_minutes)
+
+    result = train_glo(images, params.glo, params.seed, execution(params.compute), checkpoints)
+
+    save_npy("data/glo/latents.npy", result.latents.numpy())
+    result.decoder.save("data/glo/decoder.safetensors")
+    save_json("data/glo/losses.json", result.history)
+    checkpoints.remove()
