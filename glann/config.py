@@ -49,7 +49,7 @@ class Prepare(Section):
     """folder: searched with its subfolders; npy: an array file [n, h, w] or [n, h, w, c]; else unused"""
     count: int | None = Field(8000, ge=3)
     """images taken, hold-out included; null: all there are (avatars need a number)"""
-    size: int = Field(64, ge=16, le=1024)
+    resolution: int = Field(64, ge=16, le=1024)
     """height and width of the prepared images, pixels"""
     channels: Literal[1, 3] = 3
     """1: grey, 3: RGB"""
@@ -221,12 +221,12 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _decoder_makes_the_size(self) -> Self:
-        kind, size = self.glo.decoder.kind, self.prepare.size
+        kind, size = self.glo.decoder.kind, self.prepare.resolution
         if size not in SIZES_MADE[kind]:
             others = [name for name, sizes in SIZES_MADE.items() if size in sizes]
             other = f", or choose glo.decoder.kind {' or '.join(others)}" if others else ""
             allowed = ", ".join(map(str, SIZES_MADE[kind]))
-            raise ValueError(f"prepare.size: {size} px, but {kind} decoders make {allowed}{other}")
+            raise ValueError(f"prepare.resolution: {size} px, but {kind} decoders make {allowed}{other}")
         return self
 
 

@@ -50,7 +50,7 @@ def decode_file(
         with Image.open(path) as picture:  # the size is checked here, before anything is decoded
             if box is None:
                 # A JPEG can be decoded at a half, quarter or eighth of its size, which is that much faster.
-                picture.draft(None, (2 * config.size, 2 * config.size))
+                picture.draft(None, (2 * config.resolution, 2 * config.resolution))
             picture.load()
         with suppress(Exception):  # the pixels may be sound where the EXIF block is not
             return ImageOps.exif_transpose(picture).crop(box)
@@ -76,13 +76,13 @@ def square(picture: Image.Image, config: Prepare) -> Pixels:
     """
     background = (config.background[0], config.background[1], config.background[2])
     rgb = to_rgb(picture, background)
-    size, lanczos = (config.size, config.size), Image.Resampling.LANCZOS
+    size, lanczos = (config.resolution, config.resolution), Image.Resampling.LANCZOS
     if config.fit == "crop":
         rgb = ImageOps.fit(rgb, size, lanczos)
     else:
         rgb = ImageOps.pad(rgb, size, lanczos, color=background)
     pixels = np.asarray(rgb if config.channels == 3 else rgb.convert("L"))
-    return pixels.reshape(config.size, config.size, config.channels)
+    return pixels.reshape(config.resolution, config.resolution, config.channels)
 
 
 def to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:

@@ -51,7 +51,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     bad: list[dict[str, str]] = []
     with ExitStack() as stack:
         temporary = {name: stack.enter_context(replacing(folder / name)) for name in OUTPUTS}
-        shape = (config.size, config.size, config.channels)
+        shape = (config.resolution, config.resolution, config.channels)
         digest = hashlib.sha256()
         with (
             _Rows(temporary["images.npy"], shape) as train,
@@ -145,7 +145,7 @@ def _decoded(
     """Yield for each item, in the given order, its index and its pixels or the reason why there are none."""
     if processes is None:
         processes = min(cores(), MAX_PROCESSES) if wanted >= WORTH_PROCESSES else 1
-    length = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (config.size**2 * config.channels)))
+    length = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (config.resolution**2 * config.channels)))
     chunks = [order[start : start + length].tolist() for start in range(0, len(order), length)]
     jobs = ([source.items[i] for i in chunk] for chunk in chunks)
     decode = partial(decode_all, decode=source.decode, config=config)

@@ -15,9 +15,12 @@ WRONG = {
     "out of range": ("imle: {lr: 0}", "imle.lr: should be greater than 0"),
     "not a number": ("imle: {lr: .nan}", "imle.lr: should be a finite number"),
     "unknown choice": ("glo: {decoder: {kind: unet}}", "glo.decoder.kind: should be 'infogan', 'dcgan'"),
-    "impossible size": ("prepare: {size: 48}", "prepare.size: 48 px, but residual decoders make 16, 32"),
+    "impossible size": (
+        "prepare: {resolution: 48}",
+        "prepare.resolution: 48 px, but residual decoders make 16, 32",
+    ),
     "size of another decoder": (
-        "{prepare: {size: 64}, glo: {decoder: {kind: infogan}}}",
+        "{prepare: {resolution: 64}, glo: {decoder: {kind: infogan}}}",
         "choose glo.decoder.kind dcgan or residual",
     ),
     "more hold-out than images": ("prepare: {count: 10, holdout: 10}", "prepare.holdout: 10 of 10"),
