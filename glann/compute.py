@@ -48,6 +48,9 @@ def execution(compute: Compute) -> Execution:
         raise GlannError(
             f"compute.device: {name}, but torch sees {torch.cuda.device_count()} GPUs; set it to auto or cpu"
         )
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Faiss orders its work after that of the current device's stream
+        torch.backends.cudnn.allow_tf32 = False  # where bfloat16 is not asked for, float32 is meant
     return Execution(device, _precision(compute.precision, device))
 
 

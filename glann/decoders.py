@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from glann.config import Decoder, Section
 from glann.storage import load_network, save_tensors
 
+# The last layer starts small, so that images start grey: a sigmoid that starts saturated never learns.
+START_GREY = 0.1
+
 
 class DecoderArchitecture(Section):
     """What a file says of a decoder, so that it can be built again."""
@@ -81,6 +84,7 @@ class InfoGanDecoder(nn.Module):
         self.up = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
         self.up_norm = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
         self.to_image = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1)
+        self.to_image.init_scale = START_GREY  # type: ignore[assignment]
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode float [b, d] to float [b, c, size, size]."""
@@ -106,6 +110,7 @@ class DcganDecoder(nn.Module):
             layers += [nn.BatchNorm2d(w)] if batch_norm else []
             following = widths[i + 1] if i + 1 < len(widths) else channels
             layers += [nn.ReLU(), nn.ConvTranspose2d(w, following, 4, stride=2, padding=1, bias=False)]
+        layers[-1].init_scale = START_GREY  # type: ignore[assignment]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -131,6 +136,7 @@ class ResidualDecoder(nn.Module):
         self.blocks = nn.ModuleList(ModulatedBlock(w, widths[0]) for w in widths)
         self.narrow = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
         self.to_image = nn.Conv2d(width, 4 * channels, 3, padding=1)
+        self.to_image.init_scale = START_GREY  # type: ignore[assignment]
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode float [b, d] to float [b, c, size, size]."""

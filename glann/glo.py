@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -23,6 +24,7 @@ from glann.training import (
     adam,
     batches,
     check_finite,
+    check_state,
     flatten_state,
     learning_rate_factor,
     moving_average,
@@ -122,9 +124,10 @@ def train_glo(
                 total += value * len(rows)
                 advance(len(rows), f"loss {value:.4f}")
             history.append({"epoch": epoch + 1, "loss": float(f"{total / n:.6g}")})
+            state = table.state() | flatten_state(decoder=decoder, average=average, optimizer=optimizer)
+            check_state(state, f"glo: epoch {epoch + 1}", checkpoints)
             if checkpoints and checkpoints.due():
-                state = flatten_state(decoder=decoder, average=average, optimizer=optimizer)
-                checkpoints.save(state | table.state(), history)
+                checkpoints.save(state, history)
 
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
@@ -210,7 +213,8 @@ def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int) -> Tensor
         components = min(d, len(vectors) - 1, vectors.shape[1])
         random_state = stream_seed(seed, "glo", "pca") % 2**32
         pca = PCA(components, whiten=True, svd_solver="randomized", random_state=random_state)
-        with np.errstate(invalid="ignore", divide="ignore"):  # images may be constant
+        # Sums in parallel depend on the number of cores; images may be constant.
+        with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
             pca.fit(vectors)
             for rows in np.array_split(np.arange(n), -(-n // PCA_IMAGES)):
                 found = pca.transform(thumbnails(images, PCA_SIZE, rows).numpy())

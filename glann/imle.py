@@ -22,6 +22,7 @@ from glann.training import (
     adam,
     batches,
     check_finite,
+    check_state,
     flatten_state,
     learning_rate_factor,
     moving_average,
@@ -61,7 +62,7 @@ def fit_imle(
     Parameters
     ----------
     latents
-        float32 [n, d], of any norm.
+        float [n, d], of any norm.
     config
         The `imle` section of params.yaml.
     seed
@@ -77,17 +78,17 @@ def fit_imle(
         If there are fewer than 2 latents, one is not finite, Faiss refuses the index, or the loss stops
         being finite.
     """
+    latents = latents.to(execution.device, torch.float32)
     n, d = latents.shape
     if n < 2 or not latents.isfinite().all():
         raise GlannError("latents: imle needs 2 or more rows of finite numbers")
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(seed, "imle", "mapping"))
-    mapping.fit_range(latents)
-    mapping = mapping.to(execution.device)
+    mapping.to(execution.device).fit_range(latents)
     average = moving_average(mapping, config.ema)
     optimizer = adam(mapping.network, config.lr, config.parameter_groups)
-    wanted = mapping.to_unit(latents.to(execution.device))
+    wanted = mapping.to_unit(latents)
     count = max(2, round(config.candidates * n))
     history: list[dict[str, float]] = []
 
@@ -121,8 +122,9 @@ def fit_imle(
                 {"epoch": epoch + 1, "loss": float(f"{total / n:.6g}"), "nearest": float(f"{found:.6g}")}
             )
             advance(1, f"loss {total / n:.4f}")
+            state = flatten_state(mapping=mapping, average=average, optimizer=optimizer)
+            check_state(state, f"imle: epoch {epoch + 1}", checkpoints)
             if checkpoints and checkpoints.due():
-                state = flatten_state(mapping=mapping, average=average, optimizer=optimizer)
                 checkpoints.save(state, history)
 
     trained = average.module

@@ -12,39 +12,50 @@ from glann.errors import GlannError
 
 SCHEMA_FILE = "docs/params.schema.json"
 
+# The paper's decoder, latent and noise sizes. The mapping is ours: measured, it draws better samples.
 _PAPER_28 = {
     "latent_dim": 64,
     "decoder": {"kind": "infogan", "width": 64},
     "loss": {"kind": "perceptual"},
     "epochs": 25,
+    "batch_size": 64,
 }
 
-# What each preset changes; everything else is the schema's default.
+# What each preset changes; everything else is the schema's default, which keeps to the papers.
 PRESETS: dict[str, dict[str, Any]] = {
-    "avatars": {},
+    "avatars": {
+        "prepare": {"count": 3500, "holdout": 500},
+        # Small batches: on few images and within minutes the number of steps decides.
+        "glo": {"epochs": 30, "batch_size": 16, "latent_lr": 0.02, "ema": 0.995},
+        "imle": {"epochs": 100},
+    },
     "faces64": {
-        "prepare": {"source": "folder", "count": None, "size": 64},
+        "prepare": {"source": "folder", "count": None, "resolution": 64},
         "glo": {
-            "decoder": {"kind": "residual", "width": 64},
-            "loss": {"kind": "perceptual", "levels": 3, "crop": 32},
-            "epochs": 60,
-            "batch_size": 64,
+            "decoder": {"kind": "residual", "width": 32},
+            # Features are some hundred times larger than pixels. Without weight on these, a decoder that
+            # has not learned to tell images apart yet settles on one texture for all.
+            "loss": {"kind": "perceptual", "levels": 3, "crop": 32, "pixel_weight": 100.0},
+            "epochs": 40,
+            "batch_size": 16,
+            "latent_lr": 0.02,
+            "ema": 0.995,
         },
     },
     "mnist": {
-        "prepare": {"source": "mnist", "count": None, "size": 28, "channels": 1},
+        "prepare": {"source": "mnist", "count": None, "resolution": 28, "channels": 1},
         "glo": _PAPER_28,
     },
     "fashion_mnist": {
-        "prepare": {"source": "fashion_mnist", "count": None, "size": 28, "channels": 1},
+        "prepare": {"source": "fashion_mnist", "count": None, "resolution": 28, "channels": 1},
         "glo": _PAPER_28,
     },
     "cifar10": {
-        "prepare": {"source": "cifar10", "count": None, "size": 32},
+        "prepare": {"source": "cifar10", "count": None, "resolution": 32},
         "glo": {**_PAPER_28, "decoder": {"kind": "infogan", "width": 64, "batch_norm": False}},
     },
     "celeba64": {
-        "prepare": {"source": "celeba", "count": None, "size": 64},
+        "prepare": {"source": "celeba", "count": None, "resolution": 64},
         "glo": {**_PAPER_28, "decoder": {"kind": "dcgan", "width": 64}},
     },
 }

@@ -11,11 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from glann.config import ParameterGroup
 from glann.errors import GlannError
 from glann.storage import load_tensors, save_tensors
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+WARM_UP = 100  # steps
 
 
 def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
@@ -29,10 +33,14 @@ def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
-    """Return the factor on learning rates at `step` of `steps`; cosine falls from 1 to 0 (SGDR, eq. 5)."""
-    if schedule == "constant":
-        return 1.0
-    return (1 + math.cos(math.pi * step / steps)) / 2
+    """Return the factor on learning rates at `step` of `steps`.
+
+    It rises to 1 within `WARM_UP` steps (a tenth of a shorter run), since Adam's first steps are as long as
+    any while its moments know nothing yet: without, a decoder may end up drawing one texture for all latents.
+    Then it stays ("constant") or falls along a cosine to 0 (SGDR, arXiv:1608.03983, eq. 5).
+    """
+    rise = min(1.0, (step + 1) / max(1, min(WARM_UP, steps // 10)))
+    return rise if schedule == "constant" else rise * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torch.optim.Adam:
@@ -80,8 +88,17 @@ def _transform_gradient(parameters: list[nn.Parameter], kind: str, limit: float)
 
 
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of the parameters; buffers are copied, not averaged."""
-    return AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    """Return the exponential moving average of the parameters; buffers are copied, not averaged.
+
+    After t steps the decay is at most (1 + t) / (10 + t), so that a short run forgets its first weights too.
+    """
+
+    @torch.no_grad()
+    def average(averages: Tensors, parameters: Tensors, steps: Tensor | int) -> None:
+        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(averages, parameters, 1 - now)
+
+    return AveragedModel(module, multi_avg_fn=average)
 
 
 class Checkpoints:
@@ -96,13 +113,17 @@ class Checkpoints:
     stage
         Name of the stage.
     inputs
-        Whatever decides the result: params, seed, a digest of the data. json must hold it.
+        Whatever decides the result: params, seed, precision, a digest of the data; json must hold it. The
+        code of this package and torch's version are added.
     minutes
         Time between two checkpoints; 0: after every epoch.
     """
 
     def __init__(self, folder: str | Path, stage: str, inputs: Any, minutes: float):
-        digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+        modules = sorted(Path(__file__).parent.glob("*.py"))
+        code = hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
+        everything = json.dumps([inputs, code, torch.__version__], sort_keys=True)
+        digest = hashlib.sha256(everything.encode()).hexdigest()[:16]
         self.path = Path(folder) / f"{stage}-{digest}.safetensors"
         self.seconds = 60 * minutes
         self.last = time.monotonic()
@@ -159,6 +180,12 @@ def restore_state(tensors: dict[str, Tensor], **parts: nn.Module | torch.optim.O
                 like = parameters[index] if value.dim() else value
                 state.setdefault(index, {})[moment] = torch.empty_like(like, requires_grad=False).copy_(value)
             part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
+
+
+def check_state(tensors: dict[str, Tensor], where: str, checkpoints: Checkpoints | None) -> None:
+    """Stop a run whose weights are NaN or infinite, as after a last step on a gradient that was."""
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        check_finite(math.nan, where, checkpoints)
 
 
 def check_finite(loss: float, where: str, checkpoints: Checkpoints | None) -> None:

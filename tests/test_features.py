@@ -11,8 +11,11 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from glann.compute import execution
 from glann.config import Compute
 from glann.errors import GlannError
-from glann.features import choose_kind, extract, feature_network, inception_cache, thumbnails
-from glann.storage import load_npy, save_npy
+from glann.evaluate import _write_curves
+from glann.features import choose_kind, extract, feature_network, inception_cache
+from glann.metrics import prd
+from glann.pixels import thumbnails
+from glann.storage import load_json, load_npy, save_npy
 
 VGG_WEIGHTS = os.environ.get("GLANN_VGG_WEIGHTS")
 needs_vgg = pytest.mark.skipif(not VGG_WEIGHTS, reason="GLANN_VGG_WEIGHTS names no VGG-16 weights file")
@@ -145,3 +148,12 @@ def test_grey_images_have_the_vgg_features_of_their_rgb_copies(run):
     network = feature_network("vgg", VGG_WEIGHTS, blobs(2), run)
     grey = blobs(2, channels=1)
     assert torch.allclose(network(grey), network(grey.repeat(3, axis=-1)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_curve_written_for_plots_keeps_its_right_end(tmp_path):
+
+    same = blobs(200).reshape(200, -1)[:, :8].astype("float32")
+    curve = prd(torch.from_numpy(same), torch.from_numpy(same), seed=0)
+    _write_curves(tmp_path / "prd.json", {"same": curve})
+    points = load_json(tmp_path / "prd.json")
+    assert points[-1]["recall"] == 1 and points[-1]["same"] > 0.99

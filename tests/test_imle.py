@@ -66,8 +66,10 @@ def test_the_gpu_finds_what_the_cpu_finds(index: str):
 
 
 @pytest.mark.gpu
-def test_imle_fits_on_the_gpu():
-    result = fit_imle(clusters(), SMALL, 0, execution(Compute(device="cuda")))
+@pytest.mark.parametrize("latents", ["sphere", "cloud"])
+def test_imle_fits_on_the_gpu(latents: str):
+    of = {"sphere": clusters, "cloud": lambda: 5 + 2 * clusters().double().cuda()}
+    result = fit_imle(of[latents](), SMALL, 0, execution(Compute(device="cuda")))
     assert result.history[-1]["loss"] < 0.2
 
 

@@ -27,7 +27,7 @@ def test_every_decoder_makes_every_size_the_schema_allows(kind: str, size: int):
     latents = F.normalize(torch.randn(2, 8), dim=1)
     images = decoder_of(kind, size)(latents)
     assert images.shape == (2, 3, size, size)
-    assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.01
+    assert images.min() >= 0 and images.max() <= 1 and images.std() > 0.001
 
 
 @pytest.mark.parametrize("kind", ["infogan", "dcgan", "residual"])
@@ -35,7 +35,7 @@ def test_an_untrained_decoder_neither_explodes_nor_ignores_its_latent(kind: str)
     size = SIZES_MADE[kind][-1] if kind == "infogan" else 64
     images = decoder_of(kind, size, width=32)(F.normalize(torch.randn(64, 8), dim=1))
     saturated = ((images < 0.001) | (images > 0.999)).float().mean()
-    assert saturated < 0.5 and images.std(dim=0).mean() > 0.02
+    assert saturated == 0 and images.std(dim=0).mean() > 0.005
 
 
 def test_grey_decoders_have_one_channel():

@@ -15,6 +15,7 @@ from glann.training import (
     adam,
     batches,
     check_finite,
+    check_state,
     flatten_state,
     learning_rate_factor,
     moving_average,
@@ -32,11 +33,12 @@ def test_batches_are_equal_in_size_to_one_row():
     assert [len(batch) for batch in batches(torch.arange(5), 2)] == [3, 2]  # none of one row
 
 
-def test_the_cosine_schedule_falls_from_one_to_zero():
-    factors = [learning_rate_factor("cosine", i, 100) for i in range(101)]
-    assert factors[0] == 1 and factors[50] == pytest.approx(0.5) and factors[100] == pytest.approx(0)
-    assert factors == sorted(factors, reverse=True)
-    assert learning_rate_factor("constant", 99, 100) == 1
+def test_the_learning_rate_rises_then_falls_along_a_cosine():
+    factors = [learning_rate_factor("cosine", i, 2000) for i in range(2001)]
+    assert factors[0] == 0.01 and factors[:100] == sorted(factors[:100])
+    assert factors[99:] == sorted(factors[99:], reverse=True) and factors[99] > 0.99
+    assert factors[1000] == pytest.approx(0.5) and factors[2000] == pytest.approx(0)
+    assert [learning_rate_factor("constant", i, 20) for i in (0, 1, 19)] == [0.5, 1, 1]
 
 
 def test_a_parameter_goes_to_the_first_group_that_matches():
@@ -173,6 +175,18 @@ def test_a_checkpoint_of_other_inputs_is_not_used_and_a_damaged_one_is_set_aside
     assert mine.load() is None and mine.path.with_suffix(".damaged").is_file()
 
 
+def test_the_average_follows_within_a_short_run_and_lags_in_a_long_one():
+    module = nn.Linear(1, 1)
+    average = moving_average(module, 0.99)
+    values = []
+    for i in range(2000):
+        nn.init.constant_(module.weight, float(i))
+        average.update_parameters(module)
+        values.append(average.module.weight.item())
+    assert values[0] == 0 and 20 < values[29] < 29  # with 0.99 from the start it would be at 4
+    assert values[-1] == pytest.approx(1999 - 99, abs=1)  # the lag of an average over 1 / (1 - 0.99) steps
+
+
 def test_state_of_networks_and_optimisers_survives_being_flattened():
     def make() -> tuple[nn.Module, torch.optim.Adam]:
         module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
@@ -202,6 +216,23 @@ def test_an_infinite_loss_names_the_place_and_the_checkpoint(
     checkpoints.save({}, [])
     with pytest.raises(GlannError, match=f"the last good checkpoint is {checkpoints.path}; lower"):
         check_finite(float("inf"), "imle", checkpoints)
+
+
+def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
+    check_state({"weight": torch.ones(2)}, "glo: epoch 1", checkpoints)
+    with pytest.raises(GlannError, match="glo: epoch 1: the loss is nan; no checkpoint was written yet"):
+        check_state({"weight": torch.tensor([1.0, float("inf")])}, "glo: epoch 1", checkpoints)
+
+
+def test_the_first_latents_do_not_depend_on_the_number_of_cores(shapes: np.ndarray):
+    from threadpoolctl import threadpool_limits
+
+    found = []
+    for cores in (1, 2):
+        with threadpool_limits(cores):
+            found.append(initial_latents(shapes, Glo(latent_dim=8), seed=0))
+    assert torch.equal(*found)
 
 
 def test_a_gpu_that_is_not_there_is_said_in_one_line():
