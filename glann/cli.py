@@ -61,9 +61,9 @@ def sample(
     threads: Threads = 2,
 ) -> None:
     """Draw images from a trained generator."""
+    compute = _compute(device, precision, threads)
     if not generator.is_file():
         raise GlannError(f"{generator}: no such file; run dvc repro, or name a file with --generator")
-    compute = _compute(device, precision, threads)
 
     from glann.generator import Generator  # noqa: PLC0415
     from glann.sample import check_out, save_images  # noqa: PLC0415

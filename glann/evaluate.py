@@ -256,9 +256,9 @@ def _write_curves(path: Path, curves: dict[str, Curve]) -> None:
     steps = np.linspace(0, 1, 101)
     points = [{"recall": round(float(step), 2)} for step in steps]
     for name, (precision, recall) in curves.items():
-        at_steps = np.interp(steps, recall[::-1], precision[::-1], right=0)  # recall falls along the curve
-        for point, value in zip(points, at_steps, strict=True):
-            point[name] = round(float(value), 4)
+        for point, step in zip(points, steps, strict=True):
+            # The best precision of all points that reach this recall; rounding must not lose the last one.
+            point[name] = round(float(precision[recall >= step - 1e-9].max(initial=0)), 4)
     save_json(path, points)
 
 
@@ -272,7 +272,13 @@ def _write_pictures(
     """Write the PNG files; `shown` has up to 64 images of each row, `twins` the nearest to glann's first."""
     rows = [(LABELS[name], images[:10]) for name, images in shown.items()]
     save_labelled_rows(folder / "comparison.png", [("hold-out images", holdout[:10]), *rows])
-    pairs = [("GLANN", shown["glann"][: len(twins)]), (f"nearest of {searched}\ntraining images", twins)]
+    pairs = []
+    for part in (slice(0, 8), slice(8, len(twins))):
+        if len(twins[part]):
+            pairs += [
+                ("GLANN", shown["glann"][part]),
+                (f"nearest of {searched}\ntraining images", twins[part]),
+            ]
     save_labelled_rows(folder / "nearest.png", pairs)
     # Image by image, reconstructions.png shows what became of real.png.
     save_png(folder / "real.png", grid(shown["train"], 8))

@@ -116,6 +116,7 @@ class Generator:
         noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
         weights = torch.linspace(0, 1, steps)[None, :, None]
         path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
+        path[:, 0], path[:, -1] = noise[0::2], noise[1::2]
         images = self.decode(self.map(path.flatten(0, 1)))
         return images.reshape(rows, steps, *images.shape[1:])
 
@@ -163,10 +164,11 @@ def _build(header: Any) -> _Networks:
 def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     """Interpolate along the great circle (Shoemake 1985): direction by angle, length linearly."""
     a, b = F.normalize(start, dim=-1), F.normalize(end, dim=-1)
-    angle = (a * b).sum(dim=-1, keepdim=True).clamp(-1, 1).acos().clamp_min(1e-6)
+    angle = (a * b).sum(dim=-1, keepdim=True).clamp(-1, 1).acos()
     direction = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
     lengths = torch.lerp(start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True), weight)
-    return direction * lengths
+    straight = torch.lerp(start, end, weight)  # equal or opposite ends lie on no one great circle
+    return torch.where(angle.sin().abs() < 1e-4, straight, direction * lengths)
 
 
 def _whole_blocks(rows: Tensor) -> list[Tensor]:

@@ -67,6 +67,7 @@ def test_slerp_keeps_to_the_great_circle():
     half = slerp(a, b, torch.tensor([[0.5]]))
     assert torch.allclose(half, torch.tensor([[3.0, 3.0]]) / 2**0.5)
     assert torch.allclose(slerp(a, a, torch.tensor([[0.3]])), a)
+    assert torch.allclose(slerp(a, -a, torch.tensor([[0.25]])), a / 2)  # opposite ends: a straight line
 
 
 def test_truncation_makes_samples_more_alike(generator: Generator):
