@@ -10,10 +10,11 @@ from glann.training import Checkpoints
 with one_line_errors():
     params = load_params()
     images = load_npy("data/prepare/images.npy", mmap=True)
-    inputs = [params.glo.model_dump(), params.seed, load_json("data/prepare/dataset.json")]
+    run = execution(params.compute)
+    inputs = [params.glo.model_dump(), params.seed, str(run), load_json("data/prepare/dataset.json")]
     checkpoints = Checkpoints(".checkpoints", "glo", inputs, params.compute.checkpoint_minutes)
 
-    result = train_glo(images, params.glo, params.seed, execution(params.compute), checkpoints)
+    result = train_glo(images, params.glo, params.seed, run, checkpoints)
 
     save_npy("data/glo/latents.npy", result.latents.numpy())
     result.decoder.save("data/glo/decoder.safetensors")

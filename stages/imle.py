@@ -17,7 +17,7 @@ with one_line_errors():
     run = execution(params.compute)
     decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
     digest = hashlib.sha256(Path("data/glo/latents.npy").read_bytes()).hexdigest()
-    inputs = [params.imle.model_dump(), params.seed, digest]
+    inputs = [params.imle.model_dump(), params.seed, str(run), digest]
     checkpoints = Checkpoints(".checkpoints", "imle", inputs, params.compute.checkpoint_minutes)
 
     result = fit_imle(load_latents("data/glo/latents.npy"), params.imle, params.seed, run, checkpoints)
