@@ -153,7 +153,7 @@ def test_metrics_and_plots_are_shown(project: Path):
 
 WRONG = [
     ({"prepare": {"source": "folder", "path": "data/nowhere"}}, "prepare.path: data/nowhere: No such file"),
-    ({"prepare": {"source": "folder"}}, "prepare.path: data/raw"),
+    ({"prepare": {"source": "folder"}}, "prepare.path: no files in data/raw"),
     ({"prepare": {"resolution": 24}}, "prepare.resolution: 24 px, but residual decoders make"),
     ({"glo": {"epoch": 3}}, "glo.epoch: unknown key"),
     ({"glo": {"loss": {"kind": "perceptual", "weights": "no.pth"}}}, "no.pth: no such file"),
