@@ -1,5 +1,7 @@
 """The generator: mapping and decoder in one file, all that sampling needs."""
 
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +88,11 @@ class Generator:
         NDArray
             uint8 [count, h, w, c].
         """
-        return self.decode(self.sample_latents(count, seed, truncation))
+        return _collect(self.stream(count, seed, truncation), count)
+
+    def stream(self, count: int, seed: int = 0, truncation: float = 1.0) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images of `sample` in blocks uint8 [b, h, w, c], so that they need not fit in memory."""
+        return self._decoded(self.sample_latents(count, seed, truncation))
 
     def sample_latents(self, count: int, seed: int = 0, truncation: float = 1.0) -> Tensor:
         """Draw the latents of `sample`'s images: float32 [count, d] on the device."""
@@ -126,25 +132,36 @@ class Generator:
         blocks = _whole_blocks(noise.to(self.execution.device))
         return torch.cat([self.mapping(block) for block in blocks])[: len(noise)]
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Decode latents float32 [n, d], put on the unit sphere first, to images uint8 [n, h, w, c]."""
-        a = self.decoder.architecture
-        if latents.ndim != 2 or latents.shape[1] != a.latent_dim or len(latents) == 0:
-            raise GlannError(f"latents: expected [n, {a.latent_dim}], found {list(latents.shape)}")
-        images = np.empty((len(latents), a.size, a.size, a.channels), np.uint8)
+        return _collect(self._decoded(latents), len(latents))
+
+    def _decoded(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
+        d = self.decoder.architecture.latent_dim
+        if latents.ndim != 2 or latents.shape[1] != d or len(latents) == 0:
+            raise GlannError(f"latents: expected [n, {d}], found {list(latents.shape)}")
         latents = F.normalize(latents.to(self.execution.device), dim=1)
-        start = 0
-        with progress("decode", len(images), "images") as advance:
+        left = len(latents)
+        with progress("decode", left, "images") as advance:
             for block in _whole_blocks(latents):
-                with self.execution.autocast():
-                    decoded = self.decoder(block).float()
-                pixels = (decoded * 255).round().to(torch.uint8).permute(0, 2, 3, 1)  # => [b, h, w, c]
-                stop = min(start + BLOCK, len(images))
-                images[start:stop] = pixels[: stop - start].cpu().numpy()
-                advance(stop - start)
-                start = stop
-        return images
+                with torch.no_grad(), self.execution.autocast():
+                    pixels = (self.decoder(block).float() * 255).round().to(torch.uint8)
+                images = pixels[: min(BLOCK, left)].permute(0, 2, 3, 1)  # => [b, h, w, c]
+                yield images.cpu().numpy()
+                advance(len(images))
+                left -= len(images)
+
+
+def _collect(blocks: Iterable[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
+    """Join blocks of images uint8 [b, h, w, c], `count` in all."""
+    blocks = iter(blocks)
+    first = next(blocks)
+    images = np.empty((count, *first.shape[1:]), np.uint8)
+    done = 0
+    for block in itertools.chain([first], blocks):
+        images[done : done + len(block)] = block
+        done += len(block)
+    return images
 
 
 class _Networks(nn.Module):

@@ -1,5 +1,9 @@
 """Pictures from a generator: a grid, an interpolation strip, single images, an array."""
 
+import itertools
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +12,11 @@ from numpy.typing import NDArray
 from glann.config import Sample
 from glann.errors import GlannError
 from glann.generator import Generator
-from glann.pictures import grid, save_png
-from glann.storage import save_npy
+from glann.pictures import grid, save_png, save_png_quickly
+from glann.storage import replacing
+from glann.workers import cores
+
+WAITING = 256  # images
 
 
 def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
@@ -28,16 +35,25 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     strips = generator.interpolate(
         config.interpolations, config.interpolation_steps, config.seed, config.truncation
     )
-    save_images(images, folder / "images")
+    save_images([images], config.count, folder / "images")
     save_png(folder / "grid.png", grid(images))
     save_png(folder / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
 
 
-def save_images(images: NDArray[np.uint8], out: Path) -> None:
-    """Write images uint8 [n, h, w, c] to `out`, whose ending decides the form.
+def save_images(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> None:
+    """Write images to `out`, whose ending decides the form.
 
     "faces.png" becomes a grid, "faces.npy" the array, and a name without ending a folder of single PNG
     files 00000.png, 00001.png and so on; other files in it are left alone.
+
+    Parameters
+    ----------
+    blocks
+        uint8 [b, h, w, c], `count` images in all; written as they come, beside the making of the next.
+    count
+        Images in all.
+    out
+        File or folder; folders are created.
 
     Raises
     ------
@@ -46,12 +62,33 @@ def save_images(images: NDArray[np.uint8], out: Path) -> None:
     """
     suffix = check_out(out)
     if suffix == ".npy":
-        save_npy(out, images)
+        _save_npy(blocks, count, out)
     elif suffix == ".png":
-        save_png(out, grid(images))
+        save_png(out, grid(np.concatenate([*blocks])))
     else:
-        for i, image in enumerate(images):
-            save_png(out / f"{i:05d}.png", image)
+        _save_folder(blocks, out)
+
+
+def _save_npy(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> None:
+    with replacing(out) as temporary, temporary.open("wb") as file:
+        for i, block in enumerate(blocks):
+            if i == 0:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *block.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(block).data)
+
+
+def _save_folder(blocks: Iterable[NDArray[np.uint8]], out: Path) -> None:
+    """Write single files on all cores; encoders run outside Python's lock."""
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(cores()) as threads:
+        waiting: deque[Future[None]] = deque()
+        for i, image in enumerate(itertools.chain.from_iterable(blocks)):
+            waiting.append(threads.submit(save_png_quickly, out / f"{i:05d}.png", image))
+            if len(waiting) > WAITING:  # what is decoded but not yet written stays bounded
+                waiting.popleft().result()
+        for writing in waiting:
+            writing.result()
 
 
 def check_out(out: Path) -> str:

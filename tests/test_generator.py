@@ -92,16 +92,15 @@ def test_a_grid_shows_each_image_in_its_place():
 
 def test_samples_are_written_as_grid_array_or_single_files(generator: Generator, tmp_path: Path):
     images = generator.sample(5)
-    save_images(images, tmp_path / "a.png")
-    save_images(images, tmp_path / "a.npy")
-    save_images(images, tmp_path / "faces")
+    for name in ("a.png", "a.npy", "faces"):
+        save_images([images[:2], images[2:]], 5, tmp_path / name)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), grid(images))
     assert np.array_equal(np.load(tmp_path / "a.npy"), images)
     names = sorted(path.name for path in (tmp_path / "faces").iterdir())
     assert names == [f"{i:05d}.png" for i in range(5)]
     assert np.array_equal(np.asarray(Image.open(tmp_path / "faces" / "00003.png")), images[3])
     with pytest.raises(GlannError, match=r"a\.jpg: use a name ending in \.png"):
-        save_images(images, tmp_path / "a.jpg")
+        save_images([images], 5, tmp_path / "a.jpg")
 
 
 def test_the_sample_stage_draws_grid_strip_and_single_images(generator: Generator, tmp_path: Path):
