@@ -33,7 +33,9 @@ class Compute(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has it in hardware, float32 elsewhere"""
     threads: int = Field(2, ge=1, le=1024)
-    """CPU threads; written down because float sums depend on their number"""
+    """CPU threads of each process; written down because float sums depend on their number"""
+    processes: int = Field(1, ge=1, le=1024)
+    """processes of both training stages on this machine, one per GPU; under torchrun its number counts"""
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
     """minutes between training checkpoints; 0: after every epoch"""
 
@@ -97,6 +99,9 @@ class Loss(Section):
     crop: int | None = Field(None, ge=16, le=1024)
     """perceptual: features are compared on a random square of so many pixels, drawn anew each step, to
     save time; null: on the whole image"""
+    cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
+    """perceptual, crop null: memory for features of the training images, GiB per process; they are computed
+    once if they fit, else at each step; 0: never kept"""
     weights: str | None = None
     """perceptual: VGG-16 weights, .safetensors or torchvision's .pth; null: torchvision downloads them"""
 
@@ -159,9 +164,12 @@ class Imle(Section):
     candidates: float = Field(2, gt=0, le=1000)
     """noise draws per latent in each epoch's search (the paper: 2)"""
     index: str = Field("Flat", min_length=1)
-    """Faiss index factory string: Flat is exact; for millions e.g. IVF4096,Flat"""
+    """Faiss index factory string, search settings behind a semicolon: Flat is exact; for millions
+    e.g. IVF4096,Flat;nprobe=8"""
+    refresh: int = Field(1, ge=1)
+    """epochs between two searches for the nearest candidates (the paper: 1)"""
     epochs: int = Field(60, ge=1)
-    """rounds of drawing, matching and regressing (the paper: 50)"""
+    """passes over the latents (the paper: 50)"""
     batch_size: int = Field(128, ge=2)
     """latents per step"""
     lr: Rate = 0.001

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glann.batch_norm import BatchNorm
 from glann.config import Decoder, Section
 from glann.storage import load_network, save_tensors
 
@@ -80,9 +81,9 @@ class InfoGanDecoder(nn.Module):
         flat = math.prod(self.shape)
         self.dense = nn.Linear(latent_dim, 16 * width, bias=False)
         self.to_grid = nn.Linear(16 * width, flat, bias=False)
-        self.grid_norm = nn.BatchNorm1d(flat) if batch_norm else nn.Identity()
+        self.grid_norm = BatchNorm(flat) if batch_norm else nn.Identity()
         self.up = nn.ConvTranspose2d(2 * width, width, 4, stride=2, padding=1)
-        self.up_norm = nn.BatchNorm2d(width) if batch_norm else nn.Identity()
+        self.up_norm = BatchNorm(width) if batch_norm else nn.Identity()
         self.to_image = nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1)
         self.to_image.init_scale = START_GREY  # type: ignore[assignment]
 
@@ -107,7 +108,7 @@ class DcganDecoder(nn.Module):
         widths = [min(width << k, 8 * width) for k in range(doublings, -1, -1)]
         layers: list[nn.Module] = [nn.ConvTranspose2d(latent_dim, widths[0], 4, bias=False)]
         for i, w in enumerate(widths):
-            layers += [nn.BatchNorm2d(w)] if batch_norm else []
+            layers += [BatchNorm(w)] if batch_norm else []
             following = widths[i + 1] if i + 1 < len(widths) else channels
             layers += [nn.ReLU(), nn.ConvTranspose2d(w, following, 4, stride=2, padding=1, bias=False)]
         layers[-1].init_scale = START_GREY  # type: ignore[assignment]

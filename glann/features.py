@@ -17,7 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 
 from glann.compute import Execution
 from glann.errors import GlannError
-from glann.pixels import thumbnails, to_float
+from glann.pixels import thumbnails, to_float, upload
 from glann.progress import progress
 from glann.vgg import normalize_for_vgg, vgg16
 
@@ -141,7 +141,7 @@ def _vgg(weights: str | None, execution: Execution) -> Network:
 
     @torch.no_grad()
     def network(batch: NDArray[np.uint8]) -> Tensor:
-        images = to_float(batch, execution)
+        images = to_float(upload(batch, execution))
         side, (smallest, largest) = images.shape[-1], VGG_SIDES
         side = min(side * -(-smallest // side), largest)
         if side != images.shape[-1]:

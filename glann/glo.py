@@ -1,6 +1,9 @@
 """GLO: every image owns a latent; latents and decoder are optimised together (arXiv:1707.05776)."""
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,26 +14,28 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
+from glann.checkpoints import Checkpoints, flatten_state, restore_state
 from glann.compute import Execution
 from glann.config import SIZES_MADE, Glo
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
 from glann.errors import GlannError
 from glann.losses import reconstruction_loss
-from glann.pixels import thumbnails, to_float
+from glann.pixels import thumbnails, to_float, upload
+from glann.processes import data_parallel, rank, ranks, rows_at_first
 from glann.progress import progress
-from glann.streams import stream, stream_seed
+from glann.shards import Shard
+from glann.streams import noise_rows, stream, stream_seed
 from glann.training import (
-    Checkpoints,
+    EpochLoss,
     adam,
-    batches,
-    check_finite,
-    check_state,
-    flatten_state,
+    check_weights,
     learning_rate_factor,
     moving_average,
-    restore_state,
     step,
 )
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 PCA_IMAGES = 10_000  # principal components are fitted to so many images
 PCA_SIZE = 32  # px to which images are reduced for it
@@ -43,7 +48,8 @@ class GloResult:
     Attributes
     ----------
     latents
-        float32 [n, d], unit rows; row i belongs to image i.
+        float32 [n, d], unit rows; row i belongs to image i. In a group of processes rank 0 has all,
+        the others have those of their own images.
     decoder
         The moving average of the trained decoder, in evaluation mode.
     history
@@ -63,6 +69,8 @@ def train_glo(
     checkpoints: Checkpoints | None = None,
 ) -> GloResult:
     """Minimise the reconstruction loss over all latents and the decoder (GLO, eq. 1).
+
+    In a group of processes each has its share of the images with their latents; all have the same decoder.
 
     Parameters
     ----------
@@ -85,54 +93,54 @@ def train_glo(
     """
     _check(images, config)
     n, size, _, channels = images.shape
-    table = LatentTable(initial_latents(images, config, seed).to(execution.device))
+    shard = Shard(n, config.batch_size, rank(), ranks())
+    table = LatentTable(initial_latents(images, config, seed, shard.start, shard.stop).to(execution.device))
     architecture = DecoderArchitecture(
         config=config.decoder, latent_dim=config.latent_dim, size=size, channels=channels
     )
     decoder = DecoderNetwork(architecture)
     initialize(decoder, stream(seed, "glo", "decoder"))
     decoder.to(execution.device).to(memory_format=torch.channels_last)
+    parallel = data_parallel(decoder)
     average = moving_average(decoder, config.ema)
     optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
-    loss_of = reconstruction_loss(config.loss, execution)
+    own = images[shard.start : shard.stop]
+    loss_of = reconstruction_loss(config.loss, execution, own)
     history: list[dict[str, float]] = []
 
     saved = checkpoints.load() if checkpoints else None
     if saved:
         tensors, history = saved
         restore_state(tensors, decoder=decoder, average=average, optimizer=optimizer)
-        table.restore(tensors)
+        table.restore(tensors, shard.start, shard.stop)
 
-    steps = len(batches(torch.arange(n), config.batch_size))
     with progress("glo", config.epochs * n, "images", done=len(history) * n) as advance:
         for epoch in range(len(history), config.epochs):
-            order = torch.randperm(n, generator=stream(seed, "glo", epoch, "order"))
+            losses = EpochLoss(f"glo: epoch {epoch + 1}", checkpoints)
             draws = stream(seed, "glo", epoch, "loss")
-            total = 0.0
-            for i, rows in enumerate(batches(order, config.batch_size)):
-                factor = learning_rate_factor(config.schedule, epoch * steps + i, config.epochs * steps)
-                targets = to_float(images[rows.numpy()], execution)
+            batches = read_ahead(own, shard.batches(seed, "glo", epoch, "order"), execution)
+            for i, (rows, weight, targets) in enumerate(batches, epoch * shard.steps):
+                factor = learning_rate_factor(config.schedule, i, config.epochs * shard.steps)
                 latents = table.rows(rows)
                 with execution.autocast():
-                    loss = loss_of(decoder(latents), targets, draws)
-                loss.backward()
-                value = loss.item()
-                check_finite(value, f"glo: epoch {epoch + 1}, step {i + 1}", checkpoints)
+                    loss = loss_of(parallel(latents), targets, rows, draws)
+                (loss * weight).backward()
+                losses.add(loss, len(rows))
                 step(optimizer, config.decoder_lr * factor)
-                table.step(rows, latents, config.latent_lr * factor)
+                table.step(rows, latents, config.latent_lr * factor, len(rows) / weight)
                 average.update_parameters(decoder)
-                total += value * len(rows)
-                advance(len(rows), f"loss {value:.4f}")
-            history.append({"epoch": epoch + 1, "loss": float(f"{total / n:.6g}")})
-            state = table.state() | flatten_state(decoder=decoder, average=average, optimizer=optimizer)
-            check_state(state, f"glo: epoch {epoch + 1}", checkpoints)
+                advance(len(rows) * ranks(), losses.note)
+            history.append({"epoch": epoch + 1, "loss": losses.finish(n)})
             if checkpoints and checkpoints.due():
-                checkpoints.save(state, history)
+                check_weights(decoder, f"glo: epoch {epoch + 1}", checkpoints)
+                state = flatten_state(decoder=decoder, average=average, optimizer=optimizer)
+                checkpoints.save(state | table.state(), history)
 
+    check_weights(decoder, f"glo: epoch {config.epochs}", checkpoints)
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
-    _recompute_batch_norm(trained, table.latents, config.batch_size, execution)
-    return GloResult(table.latents.cpu(), trained.eval(), history)
+    _recompute_batch_norm(trained, table, shard, seed, execution)
+    return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), history)
 
 
 def _check(images: NDArray[np.uint8], config: Glo) -> None:
@@ -173,13 +181,14 @@ class LatentTable:
         """Return the latents of a batch, float32 [b, d], as a leaf that collects a gradient."""
         return self.latents[rows].requires_grad_()
 
-    def step(
-        self, rows: Tensor, latents: Tensor, lr: float, betas: tuple[float, float] = (0.5, 0.999)
-    ) -> None:
-        """Step the batch's latents by their gradient and project them to the unit sphere."""
+    def step(self, rows: Tensor, latents: Tensor, lr: float, scale: float) -> None:
+        """Step the batch's latents by their gradient times `scale`, and project them to the unit sphere.
+
+        The loss is a mean over the batch; with the batch's size as `scale` it is each image's own.
+        """
         assert latents.grad is not None
-        # The loss is a mean over the batch; times b it is each image's own, whatever the batch size.
-        gradient = latents.grad * len(rows)
+        betas = (0.5, 0.999)
+        gradient = latents.grad * scale
         steps = self.steps[rows] + 1
         moment = torch.lerp(gradient, self.moment[rows], betas[0])
         square = torch.lerp(gradient.square(), self.square[rows], betas[1])
@@ -190,23 +199,23 @@ class LatentTable:
         self.latents[rows] = F.normalize(moved, dim=1)
 
     def state(self) -> dict[str, Tensor]:
-        """Return all tensors by name."""
-        return {f"table.{name}": value for name, value in vars(self).items()}
+        """Return all tensors by name; on rank 0 with the rows of all ranks."""
+        return {f"table.{name}": rows_at_first(value) for name, value in vars(self).items()}
 
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state` returned."""
+    def restore(self, tensors: dict[str, Tensor], start: int, stop: int) -> None:
+        """Put back rows `start` to `stop` of what `state` returned."""
         for name, value in vars(self).items():
-            value.copy_(tensors[f"table.{name}"])
+            value.copy_(tensors[f"table.{name}"][start:stop])
 
 
-def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int) -> Tensor:
-    """Return the first latents, float32 [n, d] with unit rows.
+def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int, start: int, stop: int) -> Tensor:
+    """Return the first latents of images `start` to `stop`, float32 [stop - start, d] with unit rows.
 
     "pca": the images' whitened principal components, so that like images start near each other, filled up
     with noise where there are fewer components than d. "random": standard normal, projected to the sphere.
     """
     n, d = len(images), config.latent_dim
-    latents = torch.randn(n, d, generator=stream(seed, "glo", "latents"))
+    latents = noise_rows(start, stop, d, seed, "glo", "latents")
     if config.latent_init == "pca" and n > 2:
         sample = torch.randperm(n, generator=stream(seed, "glo", "pca"))[:PCA_IMAGES].sort().values
         vectors = thumbnails(images, PCA_SIZE, sample.numpy()).numpy()
@@ -216,15 +225,48 @@ def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int) -> Tensor
         # Sums in parallel depend on the number of cores; images may be constant.
         with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
             pca.fit(vectors)
-            for rows in np.array_split(np.arange(n), -(-n // PCA_IMAGES)):
+            for first in range(start, stop, PCA_IMAGES):
+                rows = np.arange(first, min(first + PCA_IMAGES, stop))
                 found = pca.transform(thumbnails(images, PCA_SIZE, rows).numpy())
-                latents[rows, :components] = torch.from_numpy(found)
+                latents[rows - start, :components] = torch.from_numpy(found)
     return F.normalize(latents.nan_to_num(), dim=1)
 
 
+def read_ahead(
+    images: NDArray[np.uint8], batches: Iterator[tuple[Tensor, float]], execution: Execution
+) -> Iterator[tuple[Tensor, float, Tensor]]:
+    """Add its images, as `to_float` makes them, to every batch.
+
+    For a GPU a thread reads the next batch during this one; on a CPU it would only take a core from others.
+    """
+
+    def read(batch: tuple[Tensor, float]) -> tuple[Tensor, float, Tensor]:
+        rows, weight = batch
+        return execution.to_device(rows), weight, upload(images[rows.numpy()], execution)
+
+    ahead = map(read, batches) if execution.device.type == "cpu" else _in_thread(read, batches)
+    for rows, weight, pixels in ahead:
+        yield rows, weight, to_float(pixels)
+
+
+def _in_thread(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item; a thread is always one item ahead."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: Future[Result] | None = None
+        for item in items:
+            following = thread.submit(function, item)
+            if waiting:
+                yield waiting.result()
+            waiting = following
+        if waiting:
+            yield waiting.result()
+
+
 @torch.no_grad()
-def _recompute_batch_norm(decoder: nn.Module, latents: Tensor, batch_size: int, execution: Execution) -> None:
+def _recompute_batch_norm(
+    decoder: nn.Module, table: LatentTable, shard: Shard, seed: int, execution: Execution
+) -> None:
     """Measure batch-norm statistics anew: those kept in training belong to other weights than the average."""
-    if len(latents) > 1:
-        with execution.autocast():
-            update_bn((z for z in batches(latents, batch_size)), decoder)
+    batches = shard.batches(seed, "glo", "batch_norm")
+    with execution.autocast():
+        update_bn((table.latents[rows] for rows, _ in batches), decoder)

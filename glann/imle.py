@@ -1,5 +1,6 @@
 """IMLE in latent space: noise is mapped onto latents by nearest-neighbour matching (arXiv:1809.09087)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,29 +9,29 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
+from glann.checkpoints import Checkpoints, flatten_state, restore_state
 from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
 from glann.errors import GlannError
 from glann.mapping import MappingArchitecture, MappingNetwork
-from glann.neighbors import nearest
+from glann.neighbors import nearest_in_blocks
+from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first, total
 from glann.progress import progress
+from glann.shards import Shard
 from glann.storage import load_npy
-from glann.streams import noise_rows, stream
+from glann.streams import stream
 from glann.training import (
-    Checkpoints,
+    EpochLoss,
     adam,
-    batches,
-    check_finite,
-    check_state,
-    flatten_state,
+    check_weights,
     learning_rate_factor,
     moving_average,
-    restore_state,
     step,
 )
 
-MAP_ROWS = 16_384  # noise draws mapped at once when candidates are made
+CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
+MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
 
 
 @dataclass
@@ -59,16 +60,19 @@ def fit_imle(
 ) -> ImleResult:
     """Fit the mapping: draw noise, map it, find each latent's nearest candidate, regress (GLANN, section 3).
 
+    In a group of processes each matches and regresses its share of the latents; all share the candidates.
+
     Parameters
     ----------
     latents
-        float [n, d], of any norm.
+        float [n, d], of any norm; all of them on every process.
     config
         The `imle` section of params.yaml.
     seed
         Of every random draw.
     execution
-        Device and precision. The mapping itself runs in float32: it is too small to gain from less.
+        Device and precision. Candidates are mapped and compared in it; the regression is float32, since its
+        batches are too small to gain from less.
     checkpoints
         Where to resume from and to save to; None: neither.
 
@@ -78,17 +82,20 @@ def fit_imle(
         If there are fewer than 2 latents, one is not finite, Faiss refuses the index, or the loss stops
         being finite.
     """
-    latents = latents.to(execution.device, torch.float32)
     n, d = latents.shape
     if n < 2 or not latents.isfinite().all():
         raise GlannError("latents: imle needs 2 or more rows of finite numbers")
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(seed, "imle", "mapping"))
-    mapping.to(execution.device).fit_range(latents)
+    mapping.fit_range(latents)
+    mapping.to(execution.device)
+    network = data_parallel(mapping.network)
     average = moving_average(mapping, config.ema)
     optimizer = adam(mapping.network, config.lr, config.parameter_groups)
-    wanted = mapping.to_unit(latents)
+    shard = Shard(n, config.batch_size, rank(), ranks())
+    wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
+    matched = wanted.new_zeros(len(wanted), config.noise_dim)
     count = max(2, round(config.candidates * n))
     history: list[dict[str, float]] = []
 
@@ -96,49 +103,105 @@ def fit_imle(
     if saved:
         tensors, history = saved
         restore_state(tensors, mapping=mapping, average=average, optimizer=optimizer)
+        matched.copy_(tensors["matched"][shard.start : shard.stop])
+    nearest = history[-1]["nearest"] if history else 0.0
 
-    steps = len(batches(torch.arange(n), config.batch_size))
     with progress("imle", config.epochs, "epochs", done=len(history)) as advance:
         for epoch in range(len(history), config.epochs):
-            noise = noise_rows(0, count, config.noise_dim, seed, "imle", epoch, "noise").to(execution.device)
-            candidates = map_in_blocks(mapping, noise)
-            distances, matches = nearest(wanted, candidates, index=config.index)
-            matched_noise = noise[matches[:, 0]]
+            if epoch % config.refresh == 0:
+                draws = NoiseDraws(count, config.noise_dim, seed, epoch, execution.device)
+                candidates = (map_candidates(mapping, noise, execution) for noise in draws.blocks())
+                distances, rows = nearest_in_blocks(wanted, candidates, config.index, execution.precision)
+                matched = draws.rows(rows)
+                nearest = float(f"{(total(distances.sum()) / n).item():.6g}")
 
             mapping.train()
-            order = torch.randperm(n, generator=stream(seed, "imle", epoch, "order"))
-            total = 0.0
-            for i, rows in enumerate(batches(order.to(execution.device), config.batch_size)):
-                factor = learning_rate_factor(config.schedule, epoch * steps + i, config.epochs * steps)
-                loss = (mapping.unit(matched_noise[rows]) - wanted[rows]).square().sum(dim=1).mean()
-                loss.backward()
-                value = loss.item()
-                check_finite(value, f"imle: epoch {epoch + 1}, step {i + 1}", checkpoints)
+            losses = EpochLoss(f"imle: epoch {epoch + 1}", checkpoints)
+            batches = shard.batches(seed, "imle", epoch, "order")
+            for i, (rows, weight) in enumerate(batches, epoch * shard.steps):
+                factor = learning_rate_factor(config.schedule, i, config.epochs * shard.steps)
+                loss = (mapping.project(network(matched[rows])) - wanted[rows]).square().sum(dim=1).mean()
+                (loss * weight).backward()
+                losses.add(loss, len(rows))
                 step(optimizer, config.lr * factor)
                 average.update_parameters(mapping)
-                total += value * len(rows)
-            found = distances.mean().item()
-            history.append(
-                {"epoch": epoch + 1, "loss": float(f"{total / n:.6g}"), "nearest": float(f"{found:.6g}")}
-            )
-            advance(1, f"loss {total / n:.4f}")
-            state = flatten_state(mapping=mapping, average=average, optimizer=optimizer)
-            check_state(state, f"imle: epoch {epoch + 1}", checkpoints)
+            history.append({"epoch": epoch + 1, "loss": losses.finish(n), "nearest": nearest})
+            advance(1, losses.note)
             if checkpoints and checkpoints.due():
-                checkpoints.save(state, history)
+                check_weights(mapping, f"imle: epoch {epoch + 1}", checkpoints)
+                state = flatten_state(mapping=mapping, average=average, optimizer=optimizer)
+                checkpoints.save(state | {"matched": rows_at_first(matched)}, history)
 
+    check_weights(mapping, f"imle: epoch {config.epochs}", checkpoints)
     trained = average.module
     assert isinstance(trained, MappingNetwork)
-    noise = noise_rows(0, count, config.noise_dim, seed, "imle", "batch_norm").to(execution.device)
-    update_bn(batches(noise, config.batch_size), trained)
+    _recompute_batch_norm(trained, config, min(count, CANDIDATES_AT_ONCE), seed, execution)
     return ImleResult(trained.eval(), history)
 
 
+@dataclass(frozen=True)
+class NoiseDraws:
+    """The noise of an epoch's candidates: drawn in blocks, and again where it is needed again.
+
+    Attributes
+    ----------
+    count
+        Draws in all.
+    dim
+        Numbers per draw.
+    seed, epoch
+        Which draws.
+    device
+        Where they are wanted.
+    """
+
+    count: int
+    dim: int
+    seed: int
+    epoch: int
+    device: torch.device
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Yield all draws, float32 [b, dim]."""
+        for start in range(0, self.count, CANDIDATES_AT_ONCE):
+            yield self._block(start)
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Return chosen draws: int64 [r] to float32 [r, dim]."""
+        chosen = torch.empty(len(rows), self.dim, device=self.device)
+        for start in range(0, self.count, CANDIDATES_AT_ONCE):
+            here = (rows // CANDIDATES_AT_ONCE == start // CANDIDATES_AT_ONCE).nonzero()[:, 0]
+            chosen[here] = self._block(start)[rows[here] - start]
+        return chosen
+
+    def _block(self, start: int) -> Tensor:
+        size = min(CANDIDATES_AT_ONCE, self.count - start)
+        generator = stream(self.seed, "imle", self.epoch, "noise", start)
+        return torch.randn(size, self.dim, generator=generator).to(self.device)
+
+
 @torch.no_grad()
-def map_in_blocks(mapping: MappingNetwork, noise: Tensor) -> Tensor:
-    """Map noise [m, e] to candidates [m, d] before shift and scale, by the statistics of evaluation mode."""
+def map_candidates(mapping: MappingNetwork, noise: Tensor, execution: Execution) -> Tensor:
+    """Map noise [b, e] to candidates [b, d] before shift and scale, by the statistics of evaluation mode.
+
+    Each rank maps its share of the noise; all get all candidates.
+    """
     mapping.eval()
-    return torch.cat([mapping.unit(block) for block in noise.split(MAP_ROWS)])
+    own = noise.tensor_split(ranks())[rank()]
+    with execution.autocast():
+        mapped = torch.cat([mapping.unit(part) for part in own.split(MAPPED_AT_ONCE)])
+    return all_rows(mapped)
+
+
+def _recompute_batch_norm(
+    mapping: MappingNetwork, config: Imle, count: int, seed: int, execution: Execution
+) -> None:
+    """Measure batch-norm statistics anew: those kept in training belong to other weights than the average."""
+    draws = NoiseDraws(count, config.noise_dim, seed, config.epochs, execution.device)
+    noise = next(draws.blocks())
+    shard = Shard(len(noise), config.batch_size, rank(), ranks())
+    batches = shard.batches(seed, "imle", "batch_norm")
+    update_bn((noise[shard.start + rows] for rows, _ in batches), mapping)
 
 
 def load_latents(path: str | Path) -> Tensor:

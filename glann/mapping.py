@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from glann.batch_norm import BatchNorm
 from glann.config import Mapping, Section
 from glann.storage import load_network, save_tensors
 
@@ -58,10 +59,14 @@ class MappingNetwork(nn.Module):
         """Bring latents [n, d] to where `network` works: the unit sphere, or mean 0 and spread 1."""
         return (latents - self.shift) / self.scale
 
+    def project(self, output: Tensor) -> Tensor:
+        """Bring the network's output [b, d] to where latents are before shift and scale."""
+        output = output.float()
+        return torch.where(self.on_sphere, F.normalize(output, dim=1), output)
+
     def unit(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents before shift and scale [b, d]."""
-        output = self.network(noise).float()
-        return torch.where(self.on_sphere, F.normalize(output, dim=1), output)
+        return self.project(self.network(noise))
 
     def forward(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents [b, d]."""
@@ -81,7 +86,7 @@ def _mlp(noise_dim: int, latent_dim: int, width: int, depth: int) -> nn.Sequenti
     """Hidden layers with batch normalisation, no biases: the GLANN paper's (two of 128)."""
     layers: list[nn.Module] = []
     for before in [noise_dim] + [width] * (depth - 1):
-        layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+        layers += [nn.Linear(before, width, bias=False), BatchNorm(width), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(width, latent_dim, bias=False))
 
 

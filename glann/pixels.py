@@ -13,10 +13,15 @@ from glann.compute import Execution
 THUMBNAILS_AT_ONCE = 256  # images
 
 
-def to_float(images: NDArray[Any], execution: Execution) -> Tensor:
-    """Bring uint8 [b, h, w, c] to the device as float32 [b, c, h, w] in [0, 1], channels last in memory."""
+def upload(images: NDArray[Any], execution: Execution) -> Tensor:
+    """Copy uint8 [b, h, w, c] from an array, which may be memory-mapped, to the device."""
+    return execution.to_device(torch.tensor(np.asarray(images)))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Turn uint8 [b, h, w, c] into float32 [b, c, h, w] in [0, 1], channels last in memory."""
     # A permuted view of [b, h, w, c] is [b, c, h, w] in channels-last order: nothing is moved.
-    return execution.to_device(torch.tensor(np.asarray(images))).permute(0, 3, 1, 2).float() / 255
+    return images.permute(0, 3, 1, 2).float() / 255
 
 
 def thumbnails(images: NDArray[np.uint8], side: int, chosen: NDArray[np.int64] | None = None) -> Tensor:

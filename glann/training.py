@@ -1,35 +1,23 @@
-"""What both training stages share: batches, schedule, parameter groups, averages, checkpoints, the guard."""
+"""What both training stages share: schedule, parameter groups, averages, the guarded loss."""
 
-import hashlib
-import json
 import math
-import time
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from glann.checkpoints import Checkpoints
 from glann.config import ParameterGroup
 from glann.errors import GlannError
-from glann.storage import load_tensors, save_tensors
+from glann.processes import total
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 WARM_UP = 100  # steps
-
-
-def batches(order: Tensor, batch_size: int) -> tuple[Tensor, ...]:
-    """Split row numbers into the fewest batches of at most `batch_size`, equal in size to one row.
-
-    A short last batch would count as much as a full one. Batch normalisation needs two rows, so two is the
-    least, whatever `batch_size` says.
-    """
-    count = min(-(-len(order) // batch_size), len(order) // 2)
-    return order.tensor_split(max(count, 1))
+READ_EVERY = 20  # steps between two looks at a loss that is on a GPU
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -101,91 +89,48 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(module, multi_avg_fn=average)
 
 
-class Checkpoints:
-    """The checkpoint of one training run: a safetensors file that holds all of its state.
+class EpochLoss:
+    """The loss of an epoch: summed where it is computed, and guarded.
 
-    Randomness needs no state (see `streams`), so tensors, the epoch and the loss history are everything.
+    Reading a number from a GPU waits for all that is queued there, so it is done every few steps only.
 
     Parameters
     ----------
-    folder
-        Where checkpoints live.
-    stage
-        Name of the stage.
-    inputs
-        Whatever decides the result: params, seed, precision, a digest of the data; json must hold it. The
-        code of this package and torch's version are added.
-    minutes
-        Time between two checkpoints; 0: after every epoch.
+    where
+        The stage and epoch, for messages.
+    checkpoints
+        Whose last good one a message names.
     """
 
-    def __init__(self, folder: str | Path, stage: str, inputs: Any, minutes: float):
-        modules = sorted(Path(__file__).parent.glob("*.py"))
-        code = hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
-        everything = json.dumps([inputs, code, torch.__version__], sort_keys=True)
-        digest = hashlib.sha256(everything.encode()).hexdigest()[:16]
-        self.path = Path(folder) / f"{stage}-{digest}.safetensors"
-        self.seconds = 60 * minutes
-        self.last = time.monotonic()
+    def __init__(self, where: str, checkpoints: Checkpoints | None):
+        self.where, self.checkpoints = where, checkpoints
+        self.sum = torch.zeros((), dtype=torch.float64)
+        self.rows = self.steps = 0
+        self.note = ""  # for the progress bar
 
-    def load(self) -> tuple[dict[str, Tensor], Any] | None:
-        """Return the tensors and progress last saved, or None where nothing usable is."""
-        if not self.path.is_file():
-            return None
-        try:
-            return load_tensors(self.path)
-        except GlannError:
-            self.path.replace(self.path.with_suffix(".damaged"))
-            return None
+    def add(self, loss: Tensor, rows: int) -> None:
+        """Add the mean loss of a batch of so many rows.
 
-    def due(self) -> bool:
-        """Return whether it is time for the next checkpoint."""
-        return time.monotonic() - self.last >= self.seconds
+        Raises
+        ------
+        GlannError
+            If the loss is or was NaN or infinite.
+        """
+        self.sum = self.sum.to(loss.device) + loss.detach() * rows
+        self.rows += rows
+        self.steps += 1
+        if not loss.is_cuda or self.steps % READ_EVERY == 0:
+            self._read()
 
-    def save(self, tensors: dict[str, Tensor], progress: Any) -> None:
-        """Replace the checkpoint."""
-        save_tensors(self.path, tensors, progress)
-        self.last = time.monotonic()
+    def finish(self, n: int) -> float:
+        """Return the mean over all n rows of all ranks, six digits."""
+        self._read()
+        return float(f"{total(self.sum).item() / n:.6g}")
 
-    def remove(self) -> None:
-        """Delete the checkpoint: the run's result has been stored."""
-        self.path.unlink(missing_ok=True)
-
-
-def flatten_state(**parts: nn.Module | torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the state of modules and optimisers as tensors named ``part.key``."""
-    tensors: dict[str, Tensor] = {}
-    for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            tensors |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-        else:
-            for index, moments in part.state_dict()["state"].items():
-                tensors |= {f"{name}.{index}.{key}": value for key, value in moments.items()}
-    return tensors
-
-
-def restore_state(tensors: dict[str, Tensor], **parts: nn.Module | torch.optim.Optimizer) -> None:
-    """Put back what `flatten_state` returned."""
-    for name, part in parts.items():
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if isinstance(part, nn.Module):
-            part.load_state_dict(own)
-        else:
-            parameters = [p for group in part.param_groups for p in group["params"]]
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in own.items():
-                index, moment = int(key.split(".")[0]), key.split(".")[1]
-                # The fused kernel walks memory: moments must lie in it as their parameters do.
-                like = parameters[index] if value.dim() else value
-                state.setdefault(index, {})[moment] = torch.empty_like(like, requires_grad=False).copy_(value)
-            part.load_state_dict({"state": state, "param_groups": part.state_dict()["param_groups"]})
-
-
-def check_state(tensors: dict[str, Tensor], where: str, checkpoints: Checkpoints | None) -> None:
-    """Stop a run whose weights are NaN or infinite, as after a last step on a gradient that was."""
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        check_finite(math.nan, where, checkpoints)
+    def _read(self) -> None:
+        value = self.sum.item()
+        check_finite(value, f"{self.where}, step {self.steps}", self.checkpoints)
+        self.note = f"loss {value / self.rows:.4f}"
 
 
 def check_finite(loss: float, where: str, checkpoints: Checkpoints | None) -> None:
@@ -205,3 +150,9 @@ def check_finite(loss: float, where: str, checkpoints: Checkpoints | None) -> No
         f"{where}: the loss is {loss}; {kept}; lower the learning rates, "
         "clip gradients (parameter_groups), or set compute.precision to float32"
     )
+
+
+def check_weights(network: nn.Module, where: str, checkpoints: Checkpoints | None) -> None:
+    """Stop a run whose weights are NaN or infinite, as after a last step on a gradient that was."""
+    if not torch.stack([p.isfinite().all() for p in network.parameters()]).all():
+        check_finite(math.nan, where, checkpoints)

@@ -1,22 +1,30 @@
 """glo: images become a decoder and one latent each."""
 
+from glann.checkpoints import Checkpoints
 from glann.compute import execution
 from glann.config import load_params
 from glann.errors import one_line_errors
 from glann.glo import train_glo
+from glann.processes import launch, rank
 from glann.storage import load_json, load_npy, save_json, save_npy
-from glann.training import Checkpoints
+
+
+def run() -> None:
+    """Train on the prepared images, and write the result."""
+    images = load_npy("data/prepare/images.npy", mmap=True)
+    how = execution(params.compute)
+    inputs = [params.glo.model_dump(), params.seed, how.numerics, load_json("data/prepare/dataset.json")]
+    checkpoints = Checkpoints(".checkpoints", "glo", inputs, params.compute.checkpoint_minutes)
+
+    result = train_glo(images, params.glo, params.seed, how, checkpoints)
+
+    if rank() == 0:
+        save_npy("data/glo/latents.npy", result.latents.numpy())
+        result.decoder.save("data/glo/decoder.safetensors")
+        save_json("data/glo/losses.json", result.history)
+        checkpoints.remove()
+
 
 with one_line_errors():
     params = load_params()
-    images = load_npy("data/prepare/images.npy", mmap=True)
-    run = execution(params.compute)
-    inputs = [params.glo.model_dump(), params.seed, str(run), load_json("data/prepare/dataset.json")]
-    checkpoints = Checkpoints(".checkpoints", "glo", inputs, params.compute.checkpoint_minutes)
-
-    result = train_glo(images, params.glo, params.seed, run, checkpoints)
-
-    save_npy("data/glo/latents.npy", result.latents.numpy())
-    result.decoder.save("data/glo/decoder.safetensors")
-    save_json("data/glo/losses.json", result.history)
-    checkpoints.remove()
+    launch(run, params.compute.processes)

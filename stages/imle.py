@@ -3,25 +3,33 @@
 import hashlib
 from pathlib import Path
 
+from glann.checkpoints import Checkpoints
 from glann.compute import execution
 from glann.config import load_params
 from glann.decoders import DecoderNetwork
 from glann.errors import one_line_errors
 from glann.generator import Generator
 from glann.imle import fit_imle, load_latents
+from glann.processes import launch, rank
 from glann.storage import save_json
-from glann.training import Checkpoints
+
+
+def run() -> None:
+    """Fit the mapping to the latents, and write the generator."""
+    how = execution(params.compute)
+    decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
+    digest = hashlib.sha256(Path("data/glo/latents.npy").read_bytes()).hexdigest()
+    inputs = [params.imle.model_dump(), params.seed, how.numerics, digest]
+    checkpoints = Checkpoints(".checkpoints", "imle", inputs, params.compute.checkpoint_minutes)
+
+    result = fit_imle(load_latents("data/glo/latents.npy"), params.imle, params.seed, how, checkpoints)
+
+    if rank() == 0:
+        Generator(result.mapping, decoder, how).save("data/imle/generator.safetensors")
+        save_json("data/imle/losses.json", result.history)
+        checkpoints.remove()
+
 
 with one_line_errors():
     params = load_params()
-    run = execution(params.compute)
-    decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
-    digest = hashlib.sha256(Path("data/glo/latents.npy").read_bytes()).hexdigest()
-    inputs = [params.imle.model_dump(), params.seed, str(run), digest]
-    checkpoints = Checkpoints(".checkpoints", "imle", inputs, params.compute.checkpoint_minutes)
-
-    result = fit_imle(load_latents("data/glo/latents.npy"), params.imle, params.seed, run, checkpoints)
-
-    Generator(result.mapping, decoder, run).save("data/imle/generator.safetensors")
-    save_json("data/imle/losses.json", result.history)
-    checkpoints.remove()
+    launch(run, params.compute.processes)

@@ -6,14 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from glann.checkpoints import Checkpoints
 from glann.compute import Execution, execution
 from glann.config import Compute, Imle
 from glann.errors import GlannError
 from glann.imle import fit_imle, load_latents
 from glann.mapping import MappingNetwork
-from glann.neighbors import nearest
+from glann.neighbors import nearest, nearest_in_blocks
+from glann.scan import nearest_row
 from glann.streams import stream
-from glann.training import Checkpoints
 
 SMALL = Imle(noise_dim=2, mapping={"width": 64, "depth": 2}, epochs=40, lr=0.003)
 
@@ -29,6 +30,32 @@ def test_nearest_is_what_comparing_all_pairs_finds():
     distances, rows = nearest(queries, database, k=3)
     expected = torch.cdist(queries, database).square().topk(3, largest=False)
     assert torch.equal(rows, expected.indices) and torch.allclose(distances, expected.values, atol=1e-4)
+
+
+def test_a_database_in_blocks_is_searched_as_a_whole_one():
+    queries, database = torch.randn(50, 5), torch.randn(400, 5)
+    distances, rows = nearest(queries, database)
+    for index in ("Flat", "IVF4,Flat;nprobe=4"):
+        found, found_rows = nearest_in_blocks(queries, database.split(70), index)
+        assert torch.equal(found_rows, rows[:, 0]) and torch.allclose(found, distances[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1, 1000])
+@pytest.mark.parametrize("shift", [0, 3])
+def test_bfloat16_products_find_exactly_what_float32_does(scale: float, shift: float):
+    draws = stream(0, "scan")
+    database = scale * (torch.randn(5000, 12, generator=draws) + shift)
+    database[3000:3500] = database[0] + scale * 1e-4 * torch.randn(500, 12, generator=draws)  # all but equal
+    queries = torch.cat([database[:700], scale * (torch.randn(4500, 12, generator=draws) + shift)])
+    distances, rows = nearest_row(queries, database)
+    exact = (queries.double()[:, None] - database.double()[None]).square().sum(dim=2)
+    best, expected = exact.min(dim=1)
+    # Two rows as near as float32 can tell may be taken for each other.
+    assert (rows == expected).float().mean() > 0.99
+    assert torch.allclose(exact.gather(1, rows[:, None])[:, 0].sqrt(), best.sqrt(), atol=1e-3 * scale)
+    assert torch.allclose(
+        distances.double(), exact.gather(1, rows[:, None])[:, 0], rtol=1e-3, atol=1e-6 * scale
+    )
 
 
 def test_an_approximate_index_mostly_agrees():
@@ -53,6 +80,8 @@ def test_an_index_faiss_does_not_know_is_one_line():
         nearest(torch.randn(3, 4), torch.randn(10, 4), index="Flatt")
     with pytest.raises(GlannError, match=r"imle\.index: .*with far fewer lists than rows"):
         nearest(torch.randn(3, 4), torch.randn(10, 4), index="IVF64,Flat")
+    with pytest.raises(GlannError, match=r'imle\.index: Faiss refused "IVF4,Flat;probes=3"'):
+        nearest(torch.randn(3, 4), torch.randn(200, 4), index="IVF4,Flat;probes=3")
 
 
 @pytest.mark.gpu
@@ -98,7 +127,7 @@ def test_latents_of_any_norm_are_fitted(run: Execution):
 
 
 def test_equal_seeds_give_equal_mappings_and_resuming_changes_nothing(run: Execution, tmp_path: Path):
-    config = SMALL.model_copy(update={"epochs": 4})
+    config = SMALL.model_copy(update={"epochs": 4, "refresh": 3})  # killed between two searches
 
     class KilledAtTheSecond(Checkpoints):
         def save(self, tensors: dict[str, torch.Tensor], progress: list) -> None:

@@ -42,12 +42,17 @@ def test_grey_decoders_have_one_channel():
     assert decoder_of("infogan", 28, channels=1)(torch.randn(2, 8)).shape == (2, 1, 28, 28)
 
 
+def pixels(images: torch.Tensor) -> np.ndarray:
+    """Float [b, c, h, w] in [0, 1] as the images that lie on disk, uint8 [b, h, w, c]."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 def test_losses_are_zero_for_equal_images_and_positive_otherwise(random_vgg: str, run: Execution):
-    images, others = torch.rand(2, 2, 3, 32, 32)
+    images, others = torch.rand(2, 2, 3, 32, 32).mul(255).round() / 255
     for config in (Loss(kind="l1"), Loss(kind="laplacian"), Loss(kind="perceptual", weights=random_vgg)):
-        loss = reconstruction_loss(config, run)
-        assert loss(images, images, stream(0, "x")) == 0
-        assert loss(images, others, stream(0, "x")) > 0.01
+        loss = reconstruction_loss(config, run, pixels(images))
+        assert loss(images, images, torch.arange(2), stream(0, "x")).item() == pytest.approx(0, abs=1e-5)
+        assert loss(images, others, torch.arange(2), stream(0, "x")) > 0.01
 
 
 def test_the_laplacian_loss_is_the_distance_of_the_pyramids():
@@ -75,7 +80,7 @@ def test_the_laplacian_loss_charges_blur_more_than_l1_does():
 
 
 def test_the_perceptual_loss_is_the_papers_sum(random_vgg: str, run: Execution):
-    images, targets = torch.rand(2, 2, 1, 32, 32)
+    images, targets = torch.rand(2, 2, 1, 32, 32).mul(255).round() / 255
     network = vgg16(random_vgg, 3)
     expected = (images - targets).abs().mean()
     a, b = normalize_for_vgg(images), normalize_for_vgg(targets)
@@ -83,29 +88,34 @@ def test_the_perceptual_loss_is_the_papers_sum(random_vgg: str, run: Execution):
         a, b = layer(a), layer(b)
         if i in LEVEL_ENDS:
             expected = expected + (a - b).abs().mean()
-    found = reconstruction_loss(Loss(kind="perceptual", levels=3, weights=random_vgg), run)
-    assert found(images, targets, stream(0, "x")).item() == pytest.approx(expected.item(), rel=1e-4)
+    for gib in (0, 1):  # features of the targets computed at each step, and once
+        config = Loss(kind="perceptual", levels=3, weights=random_vgg, cache_gib=gib)
+        loss = reconstruction_loss(config, run, pixels(targets.flip(0)))
+        found = loss(images, targets, torch.tensor([1, 0]), stream(0, "x"))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_cropped_perceptual_loss_sees_every_part_in_time(random_vgg: str, run: Execution):
-    loss = reconstruction_loss(
-        Loss(kind="perceptual", weights=random_vgg, levels=1, crop=16, pixel_weight=0.0), run
-    )
+    config = Loss(kind="perceptual", weights=random_vgg, levels=1, crop=16, pixel_weight=0.0)
     images = torch.rand(1, 1, 32, 32).requires_grad_()
+    loss = reconstruction_loss(config, run, pixels(images.detach()))
     draws = stream(0, "x")
     for _ in range(40):
-        loss(images, torch.rand(1, 1, 32, 32), draws).backward()
+        loss(images, torch.rand(1, 1, 32, 32), torch.arange(1), draws).backward()
     assert images.grad is not None and (images.grad != 0).all()
 
 
 def test_large_images_are_compared_at_two_scales(random_vgg: str, run: Execution):
     config = Loss(kind="perceptual", weights=random_vgg, levels=1, pixel_weight=0.0)
-    loss = reconstruction_loss(config, run)
     a, b = torch.rand(2, 1, 3, 128, 128)
-    small = loss(F.avg_pool2d(a, 4), F.avg_pool2d(b, 4), stream(0, "x"))
-    first_layers = vgg16(random_vgg, 1)
-    full = (first_layers(normalize_for_vgg(a)) - first_layers(normalize_for_vgg(b))).abs().mean()
-    assert loss(a, b, stream(0, "x")).item() == pytest.approx((small + full).item(), rel=1e-4)
+    loss = reconstruction_loss(config, run, pixels(b))
+    first_level = vgg16(random_vgg, 1)
+    expected = sum(
+        (first_level(normalize_for_vgg(x)) - first_level(normalize_for_vgg(y))).abs().mean()
+        for x, y in ((a, b), (F.avg_pool2d(a, 4), F.avg_pool2d(b, 4)))
+    )
+    found = loss(a, b, torch.arange(1), stream(0, "x"))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_vgg_weights_load_from_safetensors_and_from_torchvisions_pth(random_vgg: str, tmp_path):

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -5,32 +6,22 @@ import pytest
 import torch
 from torch import nn
 
+from glann.checkpoints import Checkpoints, flatten_state, restore_state
 from glann.compute import Execution, execution
 from glann.config import Compute, Glo, ParameterGroup
 from glann.errors import GlannError
-from glann.glo import LatentTable, initial_latents, train_glo
-from glann.pixels import to_float
+from glann.glo import LatentTable, _in_thread, initial_latents, train_glo
+from glann.pixels import to_float, upload
 from glann.training import (
-    Checkpoints,
     adam,
-    batches,
     check_finite,
-    check_state,
-    flatten_state,
+    check_weights,
     learning_rate_factor,
     moving_average,
-    restore_state,
     step,
 )
 
 TINY = {"decoder": {"width": 8}, "latent_dim": 8, "epochs": 4, "batch_size": 16}
-
-
-def test_batches_are_equal_in_size_to_one_row():
-    sizes = [len(batch) for batch in batches(torch.arange(130), 64)]
-    assert sizes == [44, 43, 43]
-    assert [len(batch) for batch in batches(torch.arange(5), 64)] == [5]
-    assert [len(batch) for batch in batches(torch.arange(5), 2)] == [3, 2]  # none of one row
 
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine():
@@ -93,7 +84,7 @@ def test_the_latent_table_steps_each_row_as_an_adam_of_its_own_would():
     for rows, gradient in zip(visits, gradients, strict=True):
         latents = table.rows(rows)
         (latents * gradient[rows]).sum().div(len(rows)).backward()  # a mean over the batch, as the loss is
-        table.step(rows, latents, lr=0.1)
+        table.step(rows, latents, lr=0.1, scale=len(rows))
     for row in range(6):
         expected = start[row].clone().requires_grad_()
         optimizer = torch.optim.Adam([expected], lr=0.1, betas=(0.5, 0.999))
@@ -108,19 +99,33 @@ def test_the_latent_table_steps_each_row_as_an_adam_of_its_own_would():
 
 def test_pca_puts_like_images_near_each_other(shapes: np.ndarray):
     pairs = np.concatenate([shapes, np.clip(shapes.astype(int) + 3, 0, 255).astype(np.uint8)])
-    latents = initial_latents(pairs, Glo(latent_dim=8), seed=0)
+    latents = initial_latents(pairs, Glo(latent_dim=8), 0, 0, 96)
     assert torch.allclose(latents.norm(dim=1), torch.ones(96), atol=1e-5)
     nearest = torch.cdist(latents, latents).fill_diagonal_(9).argmin(dim=1)
     assert (nearest == (torch.arange(96) + 48) % 96).float().mean() > 0.95
 
 
 def test_more_latent_dimensions_than_images_are_filled_with_noise(shapes: np.ndarray):
-    latents = initial_latents(shapes[:4], Glo(latent_dim=64), seed=0)
+    latents = initial_latents(shapes[:4], Glo(latent_dim=64), 0, 0, 4)
     assert latents.shape == (4, 64) and latents.isfinite().all() and (latents != 0).all()
 
 
+def test_a_thread_ahead_keeps_the_order_and_passes_errors_on():
+    started = []
+
+    def half(item: int) -> float:
+        started.append(item)
+        return 10 / item
+
+    found = _in_thread(half, [1, 2, 5, 0])
+    assert [next(found) for _ in range(3)] == [10, 5, 2]
+    with pytest.raises(ZeroDivisionError):
+        next(found)
+    assert started == [1, 2, 5, 0]
+
+
 def test_images_reach_the_network_channels_last(shapes: np.ndarray, run: Execution):
-    batch = to_float(shapes[:5], run)
+    batch = to_float(upload(shapes[:5], run))
     assert batch.shape == (5, 3, 16, 16) and batch.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal((batch[2, 1] * 255).round().byte(), torch.from_numpy(shapes[2, :, :, 1].copy()))
 
@@ -128,14 +133,14 @@ def test_images_reach_the_network_channels_last(shapes: np.ndarray, run: Executi
 @pytest.mark.parametrize("decoder", [{"width": 8}, {"kind": "infogan", "width": 8}])
 def test_glo_learns_to_reconstruct(decoder: dict, shapes: np.ndarray, run: Execution):
     images = shapes if "kind" not in decoder else np.pad(shapes, ((0, 0), (6, 6), (6, 6), (0, 0)))
-    fast = {"epochs": 80, "decoder_lr": 0.01, "latent_lr": 0.03, "ema": 0.9, "loss": {"kind": "l1"}}
+    fast = {"epochs": 120, "decoder_lr": 0.01, "latent_lr": 0.03, "ema": 0.9, "loss": {"kind": "l1"}}
     result = train_glo(images, Glo(**(TINY | fast | {"decoder": decoder})), 0, run)
     losses = [entry["loss"] for entry in result.history]
     ignorance = np.abs(images / 255 - np.median(images / 255, axis=0)).mean()  # the best one image for all
     assert losses[-1] < 0.8 * ignorance < losses[0]
     assert torch.allclose(result.latents.norm(dim=1), torch.ones(48), atol=1e-5)
     with torch.no_grad():
-        error = (result.decoder(result.latents) - to_float(images, run)).abs().mean()
+        error = (result.decoder(result.latents) - to_float(upload(images, run))).abs().mean()
     assert error < 0.8 * ignorance  # the averaged decoder reconstructs, not only the last one
 
 
@@ -220,9 +225,11 @@ def test_an_infinite_loss_names_the_place_and_the_checkpoint(
 
 def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
-    check_state({"weight": torch.ones(2)}, "glo: epoch 1", checkpoints)
+    network = nn.Linear(2, 2)
+    check_weights(network, "glo: epoch 1", checkpoints)
+    nn.init.constant_(network.bias, math.inf)
     with pytest.raises(GlannError, match="glo: epoch 1: the loss is nan; no checkpoint was written yet"):
-        check_state({"weight": torch.tensor([1.0, float("inf")])}, "glo: epoch 1", checkpoints)
+        check_weights(network, "glo: epoch 1", checkpoints)
 
 
 def test_the_first_latents_do_not_depend_on_the_number_of_cores(shapes: np.ndarray):
@@ -231,7 +238,7 @@ def test_the_first_latents_do_not_depend_on_the_number_of_cores(shapes: np.ndarr
     found = []
     for cores in (1, 2):
         with threadpool_limits(cores):
-            found.append(initial_latents(shapes, Glo(latent_dim=8), seed=0))
+            found.append(initial_latents(shapes, Glo(latent_dim=8), 0, 0, 48))
     assert torch.equal(*found)
 
 

@@ -1,0 +1,174 @@
+"""Several processes: torch's launcher, and what its ranks sum, share and gather."""
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.nn.parallel import DistributedDataParallel
+
+from glann.errors import GlannError
+
+PARTNER_GONE = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "gloo",
+    "NCCL",
+)  # in messages of torch
+OURS = "GLANN_LAUNCHED"  # set in workers that `launch` itself started
+
+
+def launch(work: Callable[[], None], processes: int) -> None:
+    """Call `work` in this process, or run this script again in `processes` new ones that form a group.
+
+    Under torchrun the processes are there already, and each calls `work` as a member of their group.
+
+    Parameters
+    ----------
+    work
+        What to do; may ask `rank` and `ranks` who it is.
+    processes
+        How many to start on this machine; ignored under torchrun.
+
+    Raises
+    ------
+    GlannError
+        If a process fails: the first failure's own message, after all others have been stopped.
+    """
+    if dist.is_torchelastic_launched():
+        _work_in_group(work)
+    elif processes == 1:
+        work()
+    else:
+        _start(processes)
+
+
+def rank() -> int:
+    """Return this process's number in the group, 0 where there is none."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """Return the number of processes in the group, 1 where there is none."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _start(processes: int) -> None:
+    script = sys.modules["__main__"].__spec__
+    assert script is not None, "processes are started for scripts run with python -m"
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are said below
+    os.environ[OURS] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # compute.threads sets the number that counts
+    with tempfile.TemporaryDirectory() as folder:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=os.path.basename(folder),  # noqa: PTH119
+            max_restarts=0,
+            monitor_interval=0.1,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", script.name)
+        except ChildFailedError as error:
+            raise GlannError(_reason(error.failures)) from None
+
+
+def _reason(failures: dict[int, ProcessFailure]) -> str:
+    """Say what stopped the run: what a process complained of, else who was killed, else who failed."""
+    for failure in failures.values():
+        recorded = failure.error_file_data["message"]
+        if isinstance(recorded, dict):
+            return str(recorded["message"]).removeprefix("GlannError: ")
+    for rank, failure in failures.items():
+        if (
+            failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        ):  # SIGTERM is how the others are stopped
+            name = signal.Signals(-failure.exitcode).name
+            return f"process {rank} was ended by {name} and the others with it; run again to go on"
+    return f"process {min(failures)} failed, see above; all others were stopped"
+
+
+def _work_in_group(work: Callable[[], None]) -> None:
+    # No backend named: gloo for tensors on the CPU, nccl for those on GPUs.
+    dist.init_process_group()
+    try:
+        work()
+        dist.barrier()  # rank 0 may still be writing what the next stage reads
+    except GlannError as error:
+        if OURS not in os.environ:
+            raise
+        ErrorHandler().record_exception(error)  # the starting process says it, once
+        os._exit(1)  # leaving the group in order would wait for the others
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in PARTNER_GONE):
+            raise
+        os._exit(1)  # another process has failed, and that is what will be said
+    dist.destroy_process_group()
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """Return the module with gradients averaged over ranks in backward; itself where there is one rank."""
+    if ranks() == 1:
+        return module
+    on_gpu = next(module.parameters()).is_cuda
+    devices = [torch.cuda.current_device()] if on_gpu else None
+    return DistributedDataParallel(module, device_ids=devices, gradient_as_bucket_view=True)
+
+
+def total(value: Tensor) -> Tensor:
+    """Return the sum over ranks of a tensor, the same on every rank."""
+    if ranks() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def decided_by_first(answer: bool) -> bool:
+    """Return rank 0's answer on every rank."""
+    if ranks() == 1:
+        return answer
+    answers = [answer]
+    dist.broadcast_object_list(answers, src=0)
+    return answers[0]
+
+
+def all_rows(part: Tensor) -> Tensor:
+    """Join rows [n_r, ...] of all ranks, in the order of ranks, on every rank."""
+    if ranks() == 1:
+        return part
+    padded, counts = _padded(part)
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
+
+
+def rows_at_first(part: Tensor) -> Tensor:
+    """Join rows [n_r, ...] of all ranks, in the order of ranks, on rank 0; others get their own back."""
+    if ranks() == 1:
+        return part
+    padded, counts = _padded(part)
+    parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
+    dist.gather(padded, parts)
+    if parts is None:
+        return part
+    return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
+
+
+def _padded(part: Tensor) -> tuple[Tensor, list[int]]:
+    """Fill up a rank's rows to the largest number that any has; also return the numbers."""
+    count = torch.zeros(ranks(), dtype=torch.int64, device=part.device)
+    count[rank()] = len(part)
+    counts = total(count).tolist()
+    padded = part.new_zeros(max(counts), *part.shape[1:])
+    padded[: len(part)] = part
+    return padded, counts
