@@ -1,9 +1,10 @@
 # make repro: set up, then run the pipeline.   make test: set up, then check everything.
+# make bench: set up, then measure speed.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test clean
+.PHONY: repro test bench clean
 
 repro: $(VENV)/installed
 	glann params --check params.yaml
@@ -16,6 +17,9 @@ test: $(VENV)/installed-test
 	mypy
 	lint-imports
 	pytest --cov --cov-report=term
+
+bench: $(VENV)/installed
+	python -m benchmarks.bench
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

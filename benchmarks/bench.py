@@ -1,0 +1,348 @@
+"""Speed against the plain reference, each comparison inside one run.
+
+`make bench`, or ``python -m benchmarks.bench NAME ...``, prints a table and writes benchmarks/results.json.
+GLANN_VGG_WEIGHTS names VGG-16 weights for the perceptual loss; without, random ones are used, with which a
+step takes as long.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models import vgg16 as torchvision_vgg16
+
+from benchmarks.data import digits, latent_cloud
+from glann.compute import Execution, execution
+from glann.config import Compute, Decoder, Glo, Imle, Loss, Mapping
+from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
+from glann.generator import Generator
+from glann.glo import LatentTable, initial_latents, train_glo
+from glann.imle import NoiseDraws, fit_imle, map_candidates
+from glann.losses import reconstruction_loss
+from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.neighbors import nearest, nearest_in_blocks
+from glann.sample import save_images
+from glann.shards import Shard
+from glann.storage import save_tensors
+from glann.streams import stream
+
+Row = dict[str, Any]
+BATCH = 128
+
+
+class Clock:
+    """Stands where checkpoints would: is asked at the end of every epoch, and notes the time."""
+
+    path = Path("none")
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def load(self) -> None:
+        """Have nothing to resume from."""
+
+    def due(self) -> bool:
+        """Note the time; never save."""
+        self.ends.append(time.perf_counter())
+        return False
+
+    def epoch(self) -> float:
+        """Return the median seconds of an epoch; the first, which warms up, is left out."""
+        return statistics.median(np.diff(self.ends))
+
+
+def gemm_peak(dtype: torch.dtype, size: int = 4096) -> float:
+    """Return the speed of a square matrix product, FLOP/s."""
+    a, b = torch.randn(2, size, size).to(dtype)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
+
+
+def vgg_weights(folder: str) -> str:
+    """Return the user's VGG-16 weights file, or one of random weights."""
+    given = os.environ.get("GLANN_VGG_WEIGHTS")
+    if given:
+        return given
+    features = torchvision_vgg16(weights=None).features
+    initialize(features, stream(0, "vgg"))
+    path = f"{folder}/vgg16.safetensors"
+    save_tensors(path, features.state_dict())
+    return path
+
+
+def glo(kind: str, run: Execution, threads: int, rounds: int, epochs: int) -> list[Row]:
+    """Time GLO on digits with the paper's 28 px decoder, and compare the losses after equal steps."""
+    images = digits()
+    n = len(images)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = vgg_weights(folder)
+        loss = Loss(kind=kind, weights=weights) if kind == "perceptual" else Loss(kind="l1")
+        config = Glo(
+            decoder=Decoder(kind="infogan", width=64),
+            loss=loss,
+            epochs=epochs,
+            batch_size=BATCH,
+            schedule="constant",
+        )
+        ours, theirs, losses, their_losses = [], [], [], []
+        for _ in range(rounds):
+            clock = Clock()
+            result = train_glo(images, config, 0, run, clock)  # type: ignore[arg-type]
+            ours.append(n / clock.epoch())
+            losses.append(result.history[-1]["loss"])
+            chosen = [f"--vgg={weights}"] if kind == "perceptual" else []
+            seconds, loss_reached = reference("glo", f"--epochs={epochs}", f"--threads={threads}", *chosen)
+            theirs.append(n / seconds)
+            their_losses.append(loss_reached)
+        flops = glo_flops(images, config, run)
+    peak = gemm_peak(run.precision)
+    speed = statistics.median(ours)
+    return [
+        {
+            "what": f"GLO step, {kind} loss, 28 px",
+            "ours": f"{speed:.0f} images/s",
+            "reference": f"{statistics.median(theirs):.0f} images/s",
+            "ratio": statistics.median(a / b for a, b in zip(ours, theirs, strict=True)),
+            "note": f"loss {losses[-1]:.4f} / {their_losses[-1]:.4f}; {flops / 1e9:.3f} GFLOP an image, "
+            f"{speed * flops / peak:.0%} of the GEMM peak of {peak / 1e9:.0f} GFLOP/s",
+        }
+    ]
+
+
+def reference(*arguments: str) -> tuple[float, float]:
+    """Run the reference in a process of its own, without our settings; return seconds an epoch, last loss."""
+    command = [sys.executable, "-m", "benchmarks.reference", *arguments]
+    said = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return said["seconds"], said["loss"]
+
+
+def glo_flops(images: NDArray[np.uint8], config: Glo, run: Execution) -> float:
+    """Count the floating-point operations of a step, per image."""
+    architecture = DecoderArchitecture(
+        config=config.decoder, latent_dim=config.latent_dim, size=28, channels=1
+    )
+    decoder = DecoderNetwork(architecture)
+    initialize(decoder, stream(0, "glo", "decoder"))
+    some = images[:BATCH]
+    loss_of = reconstruction_loss(config.loss, run, some)
+    table = LatentTable(initial_latents(some, config, 0, 0, BATCH))
+    rows = torch.arange(BATCH)
+    with FlopCounterMode(display=False) as counter, run.autocast():
+        targets = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 255
+        loss_of(decoder(table.rows(rows)), targets, rows, stream(0, "x")).backward()
+    return counter.get_total_flops() / BATCH
+
+
+def latent_table(run: Execution) -> list[Row]:
+    """Time a step with ten thousand and with a million latents of 64 numbers."""
+    seconds = {}
+    for n, epochs in ((10_000, 60), (1_000_000, 2)):
+        images = np.random.default_rng(0).integers(0, 256, (n, 16, 16, 1), np.uint8)
+        config = Glo(
+            decoder=Decoder(width=8),
+            loss=Loss(kind="l1"),
+            latent_init="random",
+            epochs=epochs,
+            batch_size=BATCH,
+        )
+        clock = Clock()
+        train_glo(images, config, 0, run, clock)  # type: ignore[arg-type]
+        seconds[n] = clock.epoch() / Shard(n, BATCH).steps
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return [
+        {
+            "what": "GLO step, 1,000,000 latents against 10,000",
+            "ours": f"{1000 * seconds[1_000_000]:.2f} ms",
+            "reference": f"{1000 * seconds[10_000]:.2f} ms",
+            "ratio": seconds[1_000_000] / seconds[10_000],
+            "note": f"d = 64, 16 px; peak memory {peak:.1f} GiB, of which the table 0.75 and the images 0.25",
+        }
+    ]
+
+
+def imle(n: int, run: Execution, threads: int, epochs: int, rounds: int) -> list[Row]:
+    """Time epochs of IMLE with exact search, and the search by itself."""
+    latents = latent_cloud(n)
+    config = Imle(epochs=epochs, schedule="constant")
+    ours, theirs, losses, their_losses = [], [], [], []
+    for _ in range(rounds):
+        clock = Clock()
+        result = fit_imle(latents, config, 0, run, clock)  # type: ignore[arg-type]
+        ours.append(clock.epoch())
+        losses.append(result.history[-1]["loss"])
+        seconds, loss = reference("imle", f"--n={n}", f"--epochs={epochs}", f"--threads={threads}")
+        theirs.append(seconds)
+        their_losses.append(loss)
+    candidates = latent_cloud(2 * n, seed=1)
+    search = min(
+        timed(lambda: nearest_in_blocks(latents, [candidates], precision=run.precision)) for _ in range(3)
+    )
+    peak = gemm_peak(torch.float32)
+    return [
+        {
+            "what": f"IMLE epoch, {n} latents",
+            "ours": f"{statistics.median(ours):.2f} s",
+            "reference": f"{statistics.median(theirs):.2f} s",
+            "ratio": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
+            "note": f"loss {losses[-1]:.4f} / {their_losses[-1]:.4f}; search {search:.2f} s, "
+            f"{4 * n * n * 64 / search / peak:.0%} of the float32 GEMM peak of {peak / 1e9:.0f} GFLOP/s",
+        }
+    ]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that `work` takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def approximate(n: int, index: str, run: Execution) -> list[Row]:
+    """Time an approximate index against exact search of a slice of the queries, and compare distances."""
+    latents = latent_cloud(n)
+    result = fit_imle(latents[:20_000], Imle(epochs=5), 0, run)
+    draws = NoiseDraws(2 * n, 32, 1, 0, run.device)
+    candidates = torch.cat([map_candidates(result.mapping, block, run) for block in draws.blocks()])
+    part = latents[:10_000]
+    exact = timed(lambda: nearest(part, candidates)) * n / len(part)
+    best, _ = nearest(part, candidates)
+    start = time.perf_counter()
+    found, _ = nearest(latents, candidates, index=index)
+    seconds = time.perf_counter() - start
+    excess = found[: len(part)].clamp_min(0).sqrt().mean() / best.clamp_min(0).sqrt().mean() - 1
+    agree = ((found[: len(part)] - best) < 1e-5).float().mean()
+    return [
+        {
+            "what": f"IMLE search, {n} latents, {index}",
+            "ours": f"{seconds:.1f} s",
+            "reference": f"{exact:.0f} s",
+            "ratio": exact / seconds,
+            "note": f"exact search timed on {len(part)} queries, extrapolated; mean distance {excess:+.2%}, "
+            f"recall {agree:.1%}",
+        }
+    ]
+
+
+def sampling(path: str | None, run: Execution, count: int) -> list[Row]:
+    """Time 10,000 images to PNG files and to an array against the decoder's bare forward pass."""
+    if path:
+        generator = Generator.load(path)
+    else:
+        decoder = DecoderNetwork(DecoderArchitecture(config=Decoder(), latent_dim=64, size=64, channels=3))
+        mapping = MappingNetwork(MappingArchitecture(config=Mapping(), noise_dim=32, latent_dim=64))
+        initialize(decoder, stream(0, "d"))
+        initialize(mapping, stream(0, "m"))
+        mapping.fit_range(latent_cloud(100))
+        generator = Generator(mapping, decoder, run)
+    latents = generator.sample_latents(64)
+
+    @torch.no_grad()
+    def forward() -> None:
+        with run.autocast():
+            for _ in range(-(-count // len(latents))):
+                generator.decoder(latents)
+
+    seconds: dict[str, list[float]] = {"forward": [], "png": [], "npy": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(3):
+            seconds["forward"].append(timed(forward))
+            for name, out in (("png", Path(folder) / f"images{i}"), ("npy", Path(folder) / "images.npy")):
+                seconds[name].append(timed(lambda out=out: save_images(generator.stream(count), count, out)))
+    bare = statistics.median(seconds["forward"])
+    return [
+        {
+            "what": f"sampling {count} images to {name}",
+            "ours": f"{count / statistics.median(seconds[name]):.0f} images/s",
+            "reference": f"{count / bare:.0f} images/s",
+            "ratio": statistics.median(a / b for a, b in zip(seconds["forward"], seconds[name], strict=True)),
+            "note": "the reference is the decoder's forward pass alone",
+        }
+        for name in ("png", "npy")
+    ]
+
+
+def start_up() -> list[Row]:
+    """Time what people wait for most often."""
+    commands = {
+        "glann --help": ["glann", "--help"],
+        "import torch": [sys.executable, "-c", "import torch"],
+        "import faiss": [sys.executable, "-c", "import faiss"],
+        "import glann.generator": [sys.executable, "-c", "import glann.generator"],
+        "glann sample --count 1": ["glann", "sample", "--count", "1", "--out"],
+        "dvc --version": ["dvc", "--version"],
+        "dvc repro, nothing to do": ["dvc", "repro"],
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, command in commands.items():
+            if command[-1] == "--out":
+                if not Path("data/imle/generator.safetensors").is_file():
+                    continue
+                command.append(f"{folder}/one.png")
+            seconds = [
+                timed(lambda c=command: subprocess.run(c, capture_output=True, check=True)) for _ in range(3)
+            ]
+            rows.append({"what": name, "ours": f"{statistics.median(seconds):.2f} s"})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="benchmarks to run (default: all)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--generator", help="generator.safetensors whose sampling is timed (default: untrained)"
+    )
+    parser.add_argument("--index", default="IVF4096,Flat;nprobe=8", help="Faiss index of `approximate`")
+    given = parser.parse_args()
+    threads = given.threads
+    run = execution(Compute(threads=threads))
+    faiss.omp_set_num_threads(threads)
+    benchmarks: dict[str, Callable[[], list[Row]]] = {
+        "glo-perceptual": lambda: glo("perceptual", run, threads, rounds=2, epochs=4),
+        "glo-l1": lambda: glo("l1", run, threads, rounds=3, epochs=20),
+        "latent-table": lambda: latent_table(run),
+        "imle-10k": lambda: imle(10_000, run, threads, epochs=12, rounds=3),
+        "imle-60k": lambda: imle(60_000, run, threads, epochs=3, rounds=2),
+        "approximate": lambda: approximate(1_000_000, given.index, run),
+        "sampling": lambda: sampling(given.generator, run, 10_000),
+        "start-up": start_up,
+    }
+    unknown = set(given.names) - set(benchmarks)
+    if unknown:
+        parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}")
+    table = Table("what", "this", "reference", "ratio", "note")
+    results = {}
+    for name in given.names or benchmarks:
+        results[name] = benchmarks[name]()
+        for row in results[name]:
+            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+            table.add_row(row["what"], row["ours"], row.get("reference", ""), ratio, row.get("note", ""))
+    Console().print(table)
+    machine = {"threads": threads, "torch": torch.__version__, "precision": str(run.precision)}
+    out = Path(__file__).parent / "results.json"
+    out.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
