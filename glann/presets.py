@@ -26,8 +26,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "avatars": {
         "prepare": {"count": 3500, "holdout": 500},
         # Small batches: on few images and within minutes the number of steps decides.
-        "glo": {"epochs": 30, "batch_size": 16, "latent_lr": 0.02, "ema": 0.995},
-        "imle": {"epochs": 100},
+        "glo": {"epochs": 40, "batch_size": 16, "latent_lr": 0.02, "ema": 0.995},
+        "imle": {"epochs": 300, "candidates": 4},
     },
     "faces64": {
         "prepare": {"source": "folder", "count": None, "resolution": 64},
