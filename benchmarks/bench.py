@@ -39,7 +39,7 @@ from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.neighbors import nearest, nearest_in_blocks
 from glann.sample import save_images
 from glann.shards import Shard
-from glann.storage import save_tensors
+from glann.storage import save_json, save_tensors
 from glann.streams import stream
 
 Row = dict[str, Any]
@@ -332,16 +332,16 @@ def main() -> None:
     if unknown:
         parser.error(f"no benchmark called {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}")
     table = Table("what", "this", "reference", "ratio", "note")
+    out = Path(__file__).parent / "results.json"
+    machine = {"threads": threads, "torch": torch.__version__, "precision": str(run.precision)}
     results = {}
     for name in given.names or benchmarks:
         results[name] = benchmarks[name]()
+        save_json(out, {"machine": machine, "results": results})
         for row in results[name]:
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
             table.add_row(row["what"], row["ours"], row.get("reference", ""), ratio, row.get("note", ""))
     Console().print(table)
-    machine = {"threads": threads, "torch": torch.__version__, "precision": str(run.precision)}
-    out = Path(__file__).parent / "results.json"
-    out.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
