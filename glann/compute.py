@@ -58,7 +58,7 @@ def execution(compute: Compute) -> Execution:
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise GlannError(
-            f"compute.device: {name}, but torch sees {torch.cuda.device_count()} GPUs; "
+            f"compute.device: {compute.device}, but torch sees {torch.cuda.device_count()} GPUs; "
             "set it to auto or cpu, or compute.processes to the number of GPUs"
         )
     if device.type == "cuda":

@@ -88,7 +88,7 @@ def fit_imle(
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(seed, "imle", "mapping"))
-    mapping.fit_range(latents)
+    mapping.to(latents.device).fit_range(latents)
     mapping.to(execution.device)
     network = data_parallel(mapping.network)
     average = moving_average(mapping, config.ema)
@@ -111,8 +111,8 @@ def fit_imle(
             if epoch % config.refresh == 0:
                 draws = NoiseDraws(count, config.noise_dim, seed, epoch, execution.device)
                 candidates = (map_candidates(mapping, noise, execution) for noise in draws.blocks())
-                distances, rows = nearest_in_blocks(wanted, candidates, config.index, execution.precision)
-                matched = draws.rows(rows)
+                distances, matches = nearest_in_blocks(wanted, candidates, config.index, execution.precision)
+                matched = draws.rows(matches)
                 nearest = float(f"{(total(distances.sum()) / n).item():.6g}")
 
             mapping.train()
@@ -135,7 +135,10 @@ def fit_imle(
     check_weights(mapping, f"imle: epoch {config.epochs}", checkpoints)
     trained = average.module
     assert isinstance(trained, MappingNetwork)
-    _recompute_batch_norm(trained, config, min(count, CANDIDATES_AT_ONCE), seed, execution)
+    fresh = NoiseDraws(
+        min(count, CANDIDATES_AT_ONCE), config.noise_dim, seed, config.epochs, execution.device
+    )
+    _recompute_batch_norm(trained, next(fresh.blocks()), config.batch_size, seed)
     return ImleResult(trained.eval(), history)
 
 
@@ -193,13 +196,9 @@ def map_candidates(mapping: MappingNetwork, noise: Tensor, execution: Execution)
     return all_rows(mapped)
 
 
-def _recompute_batch_norm(
-    mapping: MappingNetwork, config: Imle, count: int, seed: int, execution: Execution
-) -> None:
+def _recompute_batch_norm(mapping: MappingNetwork, noise: Tensor, batch_size: int, seed: int) -> None:
     """Measure batch-norm statistics anew: those kept in training belong to other weights than the average."""
-    draws = NoiseDraws(count, config.noise_dim, seed, config.epochs, execution.device)
-    noise = next(draws.blocks())
-    shard = Shard(len(noise), config.batch_size, rank(), ranks())
+    shard = Shard(len(noise), batch_size, rank(), ranks())
     batches = shard.batches(seed, "imle", "batch_norm")
     update_bn((noise[shard.start + rows] for rows, _ in batches), mapping)
 

@@ -88,11 +88,9 @@ class Perceptual:
         self.network = vgg16(config.weights, config.levels)
         self.network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
         size = images.shape[1]
-        self.random_crops = config.crop is not None and config.crop < size
         self.multi_scale = size > MULTI_SCALE_ABOVE
-        self.kept: list[Tensor] | None = None
-        if not self.random_crops and not self.multi_scale:
-            self.kept = self._keep(images)
+        always_whole = not self.multi_scale and (config.crop is None or config.crop >= size)
+        self.kept = self._keep(images) if always_whole else None
 
     def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator) -> Tensor:
         """Compare, see `reconstruction_loss`."""

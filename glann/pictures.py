@@ -48,7 +48,7 @@ def save_png(path: str | Path, image: NDArray[np.uint8]) -> None:
 def save_png_quickly(path: str | Path, image: NDArray[np.uint8]) -> None:
     """Write as `save_png` does, but for thousands of files: Huffman coding alone, and no wait for the disk.
 
-    On natural images that is a third of the time at the same size.
+    On sampled faces that takes a third of the time and no more bytes.
     """
     with Path(path).open("wb") as file:
         _image(image).save(file, "PNG", compress_type=Z_HUFFMAN_ONLY)

@@ -6,22 +6,18 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from glann.errors import GlannError
 
-PARTNER_GONE = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "gloo",
-    "NCCL",
-)  # in messages of torch
 OURS = "GLANN_LAUNCHED"  # set in workers that `launch` itself started
 
 
@@ -73,9 +69,10 @@ def _start(processes: int) -> None:
             nproc_per_node=processes,
             rdzv_backend="c10d",
             rdzv_endpoint="localhost:0",
-            run_id=os.path.basename(folder),  # noqa: PTH119
+            run_id="glann",
             max_restarts=0,
             monitor_interval=0.1,
+            logs_specs=DefaultLogsSpecs(folder),
         )
         try:
             elastic_launch(config, sys.executable)("-m", script.name)
@@ -84,18 +81,27 @@ def _start(processes: int) -> None:
 
 
 def _reason(failures: dict[int, ProcessFailure]) -> str:
-    """Say what stopped the run: what a process complained of, else who was killed, else who failed."""
-    for failure in failures.values():
-        recorded = failure.error_file_data["message"]
-        if isinstance(recorded, dict):
-            return str(recorded["message"]).removeprefix("GlannError: ")
+    """Say what stopped the run: what a process complained of, else who was killed, else who failed first.
+
+    When a process fails, those that wait for it fail too, with errors that say nothing of the cause.
+    """
+    recorded = {
+        rank: failure.error_file_data["message"]
+        for rank, failure in failures.items()
+        if isinstance(failure.error_file_data["message"], dict)
+    }
+    for said in recorded.values():
+        if said["message"].startswith("GlannError: "):
+            return str(said["message"].removeprefix("GlannError: "))
     for rank, failure in failures.items():
-        if (
-            failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
-        ):  # SIGTERM is how the others are stopped
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # by which the others are stopped
             name = signal.Signals(-failure.exitcode).name
             return f"process {rank} was ended by {name} and the others with it; run again to go on"
-    return f"process {min(failures)} failed, see above; all others were stopped"
+    if not recorded:
+        return f"process {min(failures)} failed; all others were stopped"
+    first = min(recorded, key=lambda rank: Path(failures[rank].error_file).stat().st_mtime_ns)
+    print(recorded[first]["extraInfo"]["py_callstack"], file=sys.stderr)
+    return f"process {first} failed: {recorded[first]['message']}; all others were stopped"
 
 
 def _work_in_group(work: Callable[[], None]) -> None:
@@ -104,15 +110,11 @@ def _work_in_group(work: Callable[[], None]) -> None:
     try:
         work()
         dist.barrier()  # rank 0 may still be writing what the next stage reads
-    except GlannError as error:
+    except Exception as error:
         if OURS not in os.environ:
             raise
         ErrorHandler().record_exception(error)  # the starting process says it, once
         os._exit(1)  # leaving the group in order would wait for the others
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in PARTNER_GONE):
-            raise
-        os._exit(1)  # another process has failed, and that is what will be said
     dist.destroy_process_group()
 
 

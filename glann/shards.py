@@ -77,20 +77,20 @@ class Shard:
             Factor on the mean loss of these rows, such that the mean over ranks of its gradients is the
             gradient of the whole batch's mean; 1 for one rank.
         """
+        # Strata are up to one row short of a place in every step. These gaps are spread over the steps; here
+        # are the steps that have one, in the order of strata.
+        count = self.steps * self.strata - self.n
+        gaps = torch.arange(count) * self.steps // max(count, 1)
         columns = []
         for stratum in self._strata_of_rank:
             first, last = self._first_row(stratum), self._first_row(stratum + 1)
             present = torch.ones(self.steps, dtype=torch.bool)
-            # Strata are up to one row short of a place in every step; the gaps are spread over the steps.
-            present[self._gaps[self.steps * stratum - first : self.steps * (stratum + 1) - last]] = False
+            present[gaps[self.steps * stratum - first : self.steps * (stratum + 1) - last]] = False
             column = torch.full((self.steps,), -1)
             column[present] = torch.randperm(last - first, generator=stream(seed, *name, stratum)) + first
             columns.append(column)
         table = torch.stack(columns, dim=1)  # => [steps, strata of this rank]
-        short = torch.zeros(self.steps, dtype=torch.int64).index_add_(
-            0, self._gaps, torch.ones_like(self._gaps)
-        )
-        for places, missing in zip(table, short.tolist(), strict=True):
+        for places, missing in zip(table, gaps.bincount(minlength=self.steps).tolist(), strict=True):
             rows = places[places >= 0] - self.start
             yield rows, len(rows) * self.ranks / (self.strata - missing)
 
@@ -100,9 +100,3 @@ class Shard:
 
     def _first_row(self, stratum: int) -> int:
         return stratum * self.n // self.strata
-
-    @property
-    def _gaps(self) -> Tensor:
-        """Steps in which one place stays empty, int64 [steps * strata - n], in the order of strata."""
-        gaps = self.steps * self.strata - self.n
-        return torch.arange(gaps) * self.steps // max(gaps, 1)

@@ -41,8 +41,8 @@ def project(folder: Path, shapes: np.ndarray, changes: dict | None = None, **com
     return folder
 
 
-def start(folder: Path, *command: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+def start(folder: Path, *command: str, path: str = str(ROOT)) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": path}
     return subprocess.Popen(
         [sys.executable, "-m", *command], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )
@@ -109,6 +109,23 @@ def test_what_one_process_complains_of_is_said_once(shapes: np.ndarray, tmp_path
         "glann: glo.batch_size or imle.batch_size: batches of 2 rows are too small for 2 processes; "
         "raise it to 4 or more, or lower compute.processes"
     ]
+
+
+def test_an_unforeseen_failure_of_one_process_is_said_with_its_traceback(shapes: np.ndarray, tmp_path: Path):
+    folder = project(tmp_path / "two", shapes, processes=2)
+    (folder / "data/prepare/dataset.json").write_text("{}")
+    (folder / "sitecustomize.py").write_text(
+        "import os, glann.glo\n"
+        "def broken(*_):\n"
+        "    if os.environ.get('RANK') == '1':\n"
+        "        raise KeyError('nobody expects this')\n"
+        "    return real(*_)\n"
+        "real, glann.glo.initial_latents = glann.glo.initial_latents, broken\n"
+    )
+    process = start(folder, "stages.glo", path=f"{folder}{os.pathsep}{ROOT}")
+    assert process.wait(60) == 1
+    said = process.stderr.read()
+    assert "in broken" in said and "glann: process 1 failed: KeyError: 'nobody expects this'" in said
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
