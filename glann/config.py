@@ -39,6 +39,14 @@ class Compute(Section):
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
     """minutes between training checkpoints; 0: after every epoch"""
 
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> Self:
+        if self.processes > 1 and self.device.startswith("cuda:"):
+            raise ValueError(
+                f"device: {self.device} is one GPU; for several processes set it to cuda or auto"
+            )
+        return self
+
 
 class Prepare(Section):
     """Where images come from and how they become one array."""

@@ -25,6 +25,10 @@ WRONG = {
     ),
     "more hold-out than images": ("prepare: {count: 10, holdout: 10}", "prepare.holdout: 10 of 10"),
     "avatars without a number": ("prepare: {count: null}", "prepare.count: avatars are drawn on demand"),
+    "one GPU for two": (
+        "compute: {device: 'cuda:1', processes: 2}",
+        "compute.device: cuda:1 is one GPU; for several processes",
+    ),
     "missing pattern": ("glo: {parameter_groups: [{limit: 2.0}]}", "glo.parameter_groups.0.match: field"),
     "section that is a number": ("glo: 3", "glo: should be a valid dictionary"),
     "several mistakes": ("{seed: -1, imle: {lr: 0}}", "(and 1 more)"),
