@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -71,6 +72,23 @@ def sample(
     check_out(out)
     save_images(Generator.load(generator, compute).stream(count, seed, truncation), count, out)
     print(f"{count} images in {out}", file=sys.stderr)
+
+
+@app.command()
+def checkpoints(
+    folder: Annotated[Path, typer.Option(help="where they are")] = Path(".checkpoints"),
+    clean: Annotated[bool, typer.Option("--clean", help="delete them all")] = False,
+) -> None:
+    """List the checkpoints of interrupted runs, from which the next dvc repro goes on, or delete them."""
+    from glann.checkpoints import stored  # noqa: PLC0415
+
+    for checkpoint in stored(folder):
+        status = checkpoint.path.stat()
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.st_mtime))
+        print(f"{checkpoint.path}  {status.st_size / 2**20:.1f} MiB  {written}  {checkpoint.state}")
+        if clean:
+            checkpoint.path.unlink()
+            print("  deleted")
 
 
 @app.command()

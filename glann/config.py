@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from glann.errors import GlannError
 
@@ -15,6 +14,8 @@ SIZES_MADE = {
     "dcgan": (64, 128, 256, 512, 1024),
     "residual": (16, 32, 64, 128, 256, 512, 1024),
 }
+
+MOST_DIMENSIONS = 2**20  # of latents and noise that a file may name
 
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
@@ -37,7 +38,7 @@ class Compute(Section):
     processes: int = Field(1, ge=1, le=1024)
     """processes of both training stages on this machine, one per GPU; under torchrun its number counts"""
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
-    """minutes between training checkpoints; 0: after every epoch"""
+    """minutes between training checkpoints; 0: after every step"""
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> Self:
@@ -260,10 +261,13 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         raise GlannError(f"{path}: no such file; make one with: glann params > {path}") from None
     except UnicodeDecodeError:
         raise GlannError(f"{path}: not UTF-8 text") from None
-    except (YAMLError, RecursionError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # the parser raises more than its own errors, e.g. on impossible dates
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
-        raise GlannError(f"{path}: {line}not YAML: {getattr(error, 'problem', None) or error}") from None
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())[:150]
+        raise GlannError(f"{path}: {line}not YAML: {reason}") from None
     if values is not None and not isinstance(values, dict):
         raise GlannError(f"{path}: expected sections such as glo:, found a {type(values).__name__}")
     try:

@@ -3,13 +3,15 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from glann.batch_norm import BatchNorm
-from glann.config import Decoder, Section
+from glann.config import MOST_DIMENSIONS, SIZES_MADE, Decoder, Section
 from glann.storage import load_network, save_tensors
 
 # The last layer starts small, so that images start grey: a sigmoid that starts saturated never learns.
@@ -20,9 +22,15 @@ class DecoderArchitecture(Section):
     """What a file says of a decoder, so that it can be built again."""
 
     config: Decoder
-    latent_dim: int
+    latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     size: int
-    channels: int
+    channels: Literal[1, 3]
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.size not in SIZES_MADE[self.config.kind]:
+            raise ValueError(f"size: {self.config.kind} makes no {self.size} px")
+        return self
 
 
 class DecoderNetwork(nn.Module):

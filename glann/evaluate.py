@@ -40,7 +40,7 @@ from glann.neighbors import nearest
 from glann.pictures import grid, save_labelled_rows, save_png
 from glann.pixels import thumbnails
 from glann.progress import progress
-from glann.storage import save_json
+from glann.storage import all_or_none, save_json
 from glann.streams import stream, stream_seed
 
 CHUNK_BYTES = 2**30  # images of a row in memory at once
@@ -133,10 +133,11 @@ def evaluate(
     shown = {name: rows(slice(64)) for name, rows in sets.items()}
     twins = nearest_images(network, shown["glann"][:16], images, pool)
 
-    _write_pictures(folder / "plots", holdout, shown, twins, len(pool))
-    _write_curves(folder / "plots" / "prd.json", curves)
     metrics = {"features": kind, "count": count, "reference_count": len(holdout), **table}
-    save_json(folder / "metrics.json", metrics)
+    with all_or_none(folder) as inside:
+        _write_pictures(inside / "plots", holdout, shown, twins, len(pool))
+        _write_curves(inside / "plots" / "prd.json", curves)
+        save_json(inside / "metrics.json", metrics)
     _print(table, f"{count} images a row against {len(holdout)} hold-out images, {kind} features")
 
 

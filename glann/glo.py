@@ -14,25 +14,19 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from glann.checkpoints import Checkpoints, flatten_state, restore_state
+from glann.checkpoints import Checkpoints, Parts, flatten_state, restore_state
 from glann.compute import Execution
 from glann.config import SIZES_MADE, Glo
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
 from glann.errors import GlannError
-from glann.losses import reconstruction_loss
+from glann.losses import loss_bytes, reconstruction_loss
+from glann.memory import activation_bytes, check_memory, weight_bytes
 from glann.pixels import thumbnails, to_float, upload
 from glann.processes import data_parallel, rank, ranks, rows_at_first
 from glann.progress import progress
 from glann.shards import Shard
 from glann.streams import noise_rows, stream, stream_seed
-from glann.training import (
-    EpochLoss,
-    adam,
-    check_weights,
-    learning_rate_factor,
-    moving_average,
-    step,
-)
+from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -94,10 +88,11 @@ def train_glo(
     _check(images, config)
     n, size, _, channels = images.shape
     shard = Shard(n, config.batch_size, rank(), ranks())
-    table = LatentTable(initial_latents(images, config, seed, shard.start, shard.stop).to(execution.device))
     architecture = DecoderArchitecture(
         config=config.decoder, latent_dim=config.latent_dim, size=size, channels=channels
     )
+    _check_memory(architecture, config, shard, execution)
+    table = LatentTable(initial_latents(images, config, seed, shard.start, shard.stop).to(execution.device))
     decoder = DecoderNetwork(architecture)
     initialize(decoder, stream(seed, "glo", "decoder"))
     decoder.to(execution.device).to(memory_format=torch.channels_last)
@@ -106,41 +101,38 @@ def train_glo(
     optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
     own = images[shard.start : shard.stop]
     loss_of = reconstruction_loss(config.loss, execution, own)
-    history: list[dict[str, float]] = []
+    parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
+    run = TrainingRun("glo", config.epochs, shard.steps, checkpoints)
 
-    saved = checkpoints.load() if checkpoints else None
-    if saved:
-        tensors, history = saved
-        restore_state(tensors, decoder=decoder, average=average, optimizer=optimizer)
-        table.restore(tensors, shard.start, shard.stop)
+    if saved := run.resume():
+        restore_state(saved, **parts)
+        table.restore(saved, shard.start, shard.stop)
 
-    with progress("glo", config.epochs * n, "images", done=len(history) * n) as advance:
-        for epoch in range(len(history), config.epochs):
-            losses = EpochLoss(f"glo: epoch {epoch + 1}", checkpoints)
-            draws = stream(seed, "glo", epoch, "loss")
-            batches = read_ahead(own, shard.batches(seed, "glo", epoch, "order"), execution)
-            for i, (rows, weight, targets) in enumerate(batches, epoch * shard.steps):
+    done = run.steps_done * n // shard.steps
+    with progress("glo", config.epochs * n, "images", done) as advance:
+        for epoch in run.epochs_left():
+            batches = run.batches_left(shard.batches(seed, "glo", epoch, "order"))
+            for rows, weight, targets in read_ahead(own, batches, execution):
+                i = run.steps_done
                 factor = learning_rate_factor(config.schedule, i, config.epochs * shard.steps)
                 latents = table.rows(rows)
                 with execution.autocast():
-                    loss = loss_of(parallel(latents), targets, rows, draws)
+                    loss = loss_of(parallel(latents), targets, rows, stream(seed, "glo", i, "loss"))
                 (loss * weight).backward()
-                losses.add(loss, len(rows))
+                run.add(loss, len(rows))
                 step(optimizer, config.decoder_lr * factor)
                 table.step(rows, latents, config.latent_lr * factor, len(rows) / weight)
                 average.update_parameters(decoder)
-                advance(len(rows) * ranks(), losses.note)
-            history.append({"epoch": epoch + 1, "loss": losses.finish(n)})
-            if checkpoints and checkpoints.due():
-                check_weights(decoder, f"glo: epoch {epoch + 1}", checkpoints)
-                state = flatten_state(decoder=decoder, average=average, optimizer=optimizer)
-                checkpoints.save(state | table.state(), history)
+                advance(len(rows) * ranks(), run.note)
+                if run.checkpoint_due():
+                    run.save(decoder, flatten_state(**parts) | table.state())
+            run.end_epoch(n)
 
-    check_weights(decoder, f"glo: epoch {config.epochs}", checkpoints)
+    run.save(decoder, flatten_state(**parts) | table.state(), finished=True)
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
     _recompute_batch_norm(trained, table, shard, seed, execution)
-    return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), history)
+    return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), run.history)
 
 
 def _check(images: NDArray[np.uint8], config: Glo) -> None:
@@ -154,6 +146,20 @@ def _check(images: NDArray[np.uint8], config: Glo) -> None:
             f"glo.decoder.kind: {config.decoder.kind} makes squares of {', '.join(map(str, sizes))} px, "
             f"the images are {images.shape[2]} x {images.shape[1]}"
         )
+
+
+def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:
+    d, batch = config.latent_dim, -(-shard.strata // shard.ranks)
+    with torch.device("meta"):
+        decoder = DecoderNetwork(architecture)
+    needed = (
+        (3 * d + 1) * 4 * (shard.stop - shard.start)
+        + weight_bytes(decoder)
+        + activation_bytes(decoder, (batch, d), execution)
+        + loss_bytes(config.loss, batch, architecture.size, execution)
+    )
+    knobs = f"glo.batch_size ({config.batch_size}), glo.decoder.width ({config.decoder.width}), glo.loss.crop"
+    check_memory("glo", needed, execution, f"{knobs} or glo.latent_dim ({d})")
 
 
 class LatentTable:

@@ -9,26 +9,20 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from glann.checkpoints import Checkpoints, flatten_state, restore_state
+from glann.checkpoints import Checkpoints, Parts, flatten_state, restore_state
 from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
 from glann.errors import GlannError
 from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.memory import check_memory
 from glann.neighbors import nearest_in_blocks
 from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first, total
 from glann.progress import progress
 from glann.shards import Shard
 from glann.storage import load_npy
 from glann.streams import stream
-from glann.training import (
-    EpochLoss,
-    adam,
-    check_weights,
-    learning_rate_factor,
-    moving_average,
-    step,
-)
+from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
@@ -85,6 +79,8 @@ def fit_imle(
     n, d = latents.shape
     if n < 2 or not latents.isfinite().all():
         raise GlannError("latents: imle needs 2 or more rows of finite numbers")
+    count = max(2, round(config.candidates * n))
+    _check_memory(n, d, count, config, execution)
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(seed, "imle", "mapping"))
@@ -96,50 +92,56 @@ def fit_imle(
     shard = Shard(n, config.batch_size, rank(), ranks())
     wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
     matched = wanted.new_zeros(len(wanted), config.noise_dim)
-    count = max(2, round(config.candidates * n))
-    history: list[dict[str, float]] = []
+    nearest = torch.zeros((), dtype=torch.float64)
+    parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer}
+    run = TrainingRun("imle", config.epochs, shard.steps, checkpoints)
 
-    saved = checkpoints.load() if checkpoints else None
-    if saved:
-        tensors, history = saved
-        restore_state(tensors, mapping=mapping, average=average, optimizer=optimizer)
-        matched.copy_(tensors["matched"][shard.start : shard.stop])
-    nearest = history[-1]["nearest"] if history else 0.0
+    def state() -> dict[str, Tensor]:
+        return flatten_state(**parts) | {"matched": rows_at_first(matched), "nearest": nearest}
 
-    with progress("imle", config.epochs, "epochs", done=len(history)) as advance:
-        for epoch in range(len(history), config.epochs):
-            if epoch % config.refresh == 0:
+    if saved := run.resume():
+        restore_state(saved, **parts)
+        matched.copy_(saved["matched"][shard.start : shard.stop])
+        nearest = saved["nearest"]
+
+    done = run.steps_done * n // shard.steps
+    with progress("imle", config.epochs * n, "latents", done) as advance:
+        for epoch in run.epochs_left():
+            if epoch % config.refresh == 0 and run.step == 0:
                 draws = NoiseDraws(count, config.noise_dim, seed, epoch, execution.device)
                 candidates = (map_candidates(mapping, noise, execution) for noise in draws.blocks())
                 distances, matches = nearest_in_blocks(wanted, candidates, config.index, execution.precision)
                 matched = draws.rows(matches)
-                nearest = float(f"{(total(distances.sum()) / n).item():.6g}")
+                nearest = total(distances.double().sum()).cpu() / n
 
             mapping.train()
-            losses = EpochLoss(f"imle: epoch {epoch + 1}", checkpoints)
-            batches = shard.batches(seed, "imle", epoch, "order")
-            for i, (rows, weight) in enumerate(batches, epoch * shard.steps):
-                factor = learning_rate_factor(config.schedule, i, config.epochs * shard.steps)
+            for rows, weight in run.batches_left(shard.batches(seed, "imle", epoch, "order")):
+                factor = learning_rate_factor(config.schedule, run.steps_done, config.epochs * shard.steps)
                 loss = (mapping.project(network(matched[rows])) - wanted[rows]).square().sum(dim=1).mean()
                 (loss * weight).backward()
-                losses.add(loss, len(rows))
+                run.add(loss, len(rows))
                 step(optimizer, config.lr * factor)
                 average.update_parameters(mapping)
-            history.append({"epoch": epoch + 1, "loss": losses.finish(n), "nearest": nearest})
-            advance(1, losses.note)
-            if checkpoints and checkpoints.due():
-                check_weights(mapping, f"imle: epoch {epoch + 1}", checkpoints)
-                state = flatten_state(mapping=mapping, average=average, optimizer=optimizer)
-                checkpoints.save(state | {"matched": rows_at_first(matched)}, history)
+                advance(len(rows) * ranks(), run.note)
+                if run.checkpoint_due():
+                    run.save(mapping, state())
+            run.end_epoch(n, nearest=float(f"{nearest.item():.6g}"))
 
-    check_weights(mapping, f"imle: epoch {config.epochs}", checkpoints)
+    run.save(mapping, state(), finished=True)
     trained = average.module
     assert isinstance(trained, MappingNetwork)
     fresh = NoiseDraws(
         min(count, CANDIDATES_AT_ONCE), config.noise_dim, seed, config.epochs, execution.device
     )
     _recompute_batch_norm(trained, next(fresh.blocks()), config.batch_size, seed)
-    return ImleResult(trained.eval(), history)
+    return ImleResult(trained.eval(), run.history)
+
+
+def _check_memory(n: int, d: int, count: int, config: Imle, execution: Execution) -> None:
+    searched = CANDIDATES_AT_ONCE if config.index == "Flat" else count  # other indexes hold all candidates
+    needed = 4 * (n * (d + 2 * config.noise_dim) + min(count, searched) * (d + config.noise_dim))
+    knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
+    check_memory("imle", needed, execution, f"{knobs} or the number of latents ({n})")
 
 
 @dataclass(frozen=True)

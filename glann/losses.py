@@ -12,9 +12,10 @@ from torch import Tensor
 
 from glann.compute import Execution
 from glann.config import Loss
+from glann.memory import activation_bytes, check_memory
 from glann.pixels import to_float, upload
 from glann.progress import progress
-from glann.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16
+from glann.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16, vgg16_structure
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are compared at a quarter of their size too, as in the paper
 CACHED_AT_ONCE = 64  # images
@@ -44,6 +45,14 @@ def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.u
         return Perceptual(config, execution, images)
     plain = {"l1": l1, "laplacian": laplacian}[config.kind]
     return lambda decoded, targets, rows, draws: plain(decoded, targets)
+
+
+def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -> int:
+    """Count what the loss of a batch of images of `size` px keeps for backward."""
+    if config.kind != "perceptual":
+        return 0
+    window = min(size, config.crop or size)
+    return activation_bytes(vgg16_structure(config.levels), (batch_size, 3, window, window), execution)
 
 
 def l1(images: Tensor, targets: Tensor) -> Tensor:
@@ -134,6 +143,8 @@ class Perceptual:
         needed = len(images) * sum(level.nbytes for level in one)
         if needed > self.config.cache_gib * 2**30:
             return None
+        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}), so that they are computed at each step"
+        check_memory("glo: features of all images", needed, self.execution, knob)
         shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
         kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
         with progress("glo: features of the images", len(images), "images") as advance:

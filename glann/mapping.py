@@ -4,10 +4,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from glann.batch_norm import BatchNorm
-from glann.config import Mapping, Section
+from glann.config import MOST_DIMENSIONS, Mapping, Section
 from glann.storage import load_network, save_tensors
 
 
@@ -15,8 +16,8 @@ class MappingArchitecture(Section):
     """What a file says of a mapping, so that it can be built again."""
 
     config: Mapping
-    noise_dim: int
-    latent_dim: int
+    noise_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
+    latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
 
 
 class MappingNetwork(nn.Module):

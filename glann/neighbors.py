@@ -1,9 +1,9 @@
 """Nearest database rows by Faiss, on the GPU where the tensors are and Faiss sees one."""
 
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
-import faiss
-import faiss.contrib.torch_utils  # lets Faiss read and write torch tensors without a copy
 import torch
 from torch import Tensor
 
@@ -79,6 +79,7 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
     GlannError
         If Faiss does not know the index string, or the index needs more rows than there are.
     """
+    faiss = _faiss()
     on_gpu = queries.is_cuda and faiss.get_num_gpus() > 0
     queries, database = queries.detach().contiguous(), database.detach().contiguous()
     if queries.is_cuda and not on_gpu:  # a Faiss without GPU support: search on the CPU
@@ -94,17 +95,26 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
     return _by_index(queries, database, k, index, on_gpu)
 
 
-_resources: dict[int, "faiss.StandardGpuResources"] = {}
+@cache
+def _faiss() -> Any:
+    try:
+        import faiss  # noqa: PLC0415 (here its absence can be said in one line)
+        import faiss.contrib.torch_utils  # noqa: PLC0415 (Faiss reads and writes torch tensors without a copy)
+    except ImportError as error:
+        raise GlannError(
+            f"Faiss cannot be imported ({error}); pip install faiss-gpu on Linux x86-64, faiss-cpu elsewhere"
+        ) from None
+    return faiss
 
 
-def _gpu_resources(device: int) -> "faiss.StandardGpuResources":
+@cache
+def _gpu_resources(device: int) -> Any:
     """Return this device's Faiss workspace; making one takes a second and gigabytes, so it is kept."""
-    if device not in _resources:
-        _resources[device] = faiss.StandardGpuResources()
-    return _resources[device]
+    return _faiss().StandardGpuResources()
 
 
 def _by_index(queries: Tensor, database: Tensor, k: int, index: str, on_gpu: bool) -> tuple[Tensor, Tensor]:
+    faiss = _faiss()
     factory, _, settings = index.partition(";")
     try:
         searcher = faiss.index_factory(database.shape[1], factory.strip())
@@ -117,7 +127,7 @@ def _by_index(queries: Tensor, database: Tensor, k: int, index: str, on_gpu: boo
         searcher.add(database)
         if settings:
             space = faiss.GpuParameterSpace() if on_gpu else faiss.ParameterSpace()
-            space.set_index_parameters(searcher, settings.strip())  # type: ignore[arg-type]
+            space.set_index_parameters(searcher, settings.strip())
     except RuntimeError as error:
         reason = " ".join(str(error).split("\n")[0].rsplit(": ", 1)[-1].split())
         raise GlannError(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +15,10 @@ from glann.errors import GlannError
 from glann.pictures import grid, save_png
 from glann.progress import progress
 from glann.sources import Source, find_images
-from glann.storage import replacing, save_json
+from glann.storage import all_or_none, save_json
 from glann.streams import stream_seed
 from glann.workers import cores, in_order
 
-OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png")
 PREVIEW = 64  # images
 WORTH_PROCESSES = 512  # images; fewer are done before worker processes have started
 MAX_PROCESSES = 32  # beyond, this process cannot write as fast as they decode
@@ -49,13 +48,12 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
     wanted = min(found, config.count or found)
     bad: list[dict[str, str]] = []
-    with ExitStack() as stack:
-        temporary = {name: stack.enter_context(replacing(folder / name)) for name in OUTPUTS}
+    with all_or_none(folder) as inside:
         shape = (config.resolution, config.resolution, config.channels)
         digest = hashlib.sha256()
         with (
-            _Rows(temporary["images.npy"], shape) as train,
-            _Rows(temporary["holdout.npy"], shape) as holdout,
+            _Rows(inside / "images.npy", shape) as train,
+            _Rows(inside / "holdout.npy", shape) as holdout,
             progress("prepare", wanted, "images") as advance,
         ):
             # The next in the random order stands in for a bad file: `count` is a count of good images.
@@ -71,7 +69,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         taken = holdout.count + train.count
         _check_bad(bad, len(bad) + taken, config)
         _check_enough(taken, config)
-        save_png(temporary["preview.png"], grid(np.load(temporary["images.npy"], mmap_mode="r")[:PREVIEW]))
+        save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))
         dataset = {
             "source": config.source,
             "found": found,
@@ -84,7 +82,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "channel_means": train.channel_means(),
             "sha256": digest.hexdigest(),  # of the hold-out images followed by the training images
         }
-        save_json(temporary["dataset.json"], dataset)
+        save_json(inside / "dataset.json", dataset)
 
 
 class _Rows:

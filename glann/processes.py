@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ErrorHandler, ProcessFailure
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from glann.errors import GlannError
+from glann.errors import GlannError, in_one_line
+from glann.stopping import Stopped
 
 OURS = "GLANN_LAUNCHED"  # set in workers that `launch` itself started
 
@@ -78,6 +79,8 @@ def _start(processes: int) -> None:
             elastic_launch(config, sys.executable)("-m", script.name)
         except ChildFailedError as error:
             raise GlannError(_reason(error.failures)) from None
+        except SignalException:  # passed on to all processes, which have ended by now
+            raise Stopped("stopped; the same command goes on from the last checkpoint") from None
 
 
 def _reason(failures: dict[int, ProcessFailure]) -> str:
@@ -91,8 +94,9 @@ def _reason(failures: dict[int, ProcessFailure]) -> str:
         if isinstance(failure.error_file_data["message"], dict)
     }
     for said in recorded.values():
-        if said["message"].startswith("GlannError: "):
-            return str(said["message"].removeprefix("GlannError: "))
+        kind, _, text = said["message"].partition(": ")
+        if kind in ("GlannError", "Stopped"):
+            return str(text)
     for rank, failure in failures.items():
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # by which the others are stopped
             name = signal.Signals(-failure.exitcode).name
@@ -113,7 +117,9 @@ def _work_in_group(work: Callable[[], None]) -> None:
     except Exception as error:
         if OURS not in os.environ:
             raise
-        ErrorHandler().record_exception(error)  # the starting process says it, once
+        text = in_one_line(error)
+        known = error if text is None or isinstance(error, GlannError) else GlannError(text)
+        ErrorHandler().record_exception(known)  # the starting process says it, once
         os._exit(1)  # leaving the group in order would wait for the others
     dist.destroy_process_group()
 

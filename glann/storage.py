@@ -1,8 +1,10 @@
 """Files: safetensors, npy and json, written to a temporary name, fsynced, renamed. No pickle anywhere."""
 
+import hashlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import safetensors.torch
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -20,6 +23,8 @@ from glann.errors import GlannError
 
 Network = TypeVar("Network", bound=nn.Module)
 
+UNFINISHED = ".unfinished-"
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -29,12 +34,51 @@ def replacing(path: str | Path) -> Iterator[Path]:
     # The temporary keeps the suffix: writers such as Pillow choose their format by it.
     temporary = path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with _naming(path):
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """Yield a new folder; on success all that was put there replaces its namesakes in `folder`.
+
+    A process that is killed leaves `folder` as it was, but for one hidden folder that the next one removes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    inside = folder / f"{UNFINISHED}{secrets.token_hex(4)}"
+    inside.mkdir()
+    try:
+        with _naming(folder):
+            yield inside
+            for made in sorted(inside.iterdir()):
+                target = folder / made.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                made.replace(target)
+    except GlannError as error:
+        raise GlannError(str(error).replace(str(inside), str(folder))) from None
+    finally:
+        shutil.rmtree(inside, ignore_errors=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the path in errors of writing that do not, such as that of a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise GlannError(f"{path}: could not be written ({error})") from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise GlannError(f"{path}: could not be written ({error.strerror or error})") from None
 
 
 def save_json(path: str | Path, value: Any) -> None:
@@ -48,8 +92,8 @@ def load_json(path: str | Path) -> Any:
     """Read a json file."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise GlannError(f"{path}: not a json file ({error}); make it again") from None
+    except (ValueError, RecursionError) as error:
+        raise GlannError(f"{path}: not a json file ({str(error)[:150]}); make it again") from None
 
 
 def save_npy(path: str | Path, array: NDArray[Any]) -> None:
@@ -64,20 +108,25 @@ def load_npy(path: str | Path, mmap: bool = False) -> NDArray[Any]:
         what = "a folder" if Path(path).is_dir() else "no such file"
         raise GlannError(f"{path}: {what}; name an .npy file")
     try:
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise GlannError(f"{path}: not an .npy array of numbers ({error})") from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+        # A map is never larger than its file, whatever the header says.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # numpy's parser of headers raises anything at all
+        reason = " ".join(str(error).split())[:150]
+        raise GlannError(f"{path}: not an .npy array of numbers ({reason})") from None
+    if array.dtype.kind not in "biuf":
         raise GlannError(f"{path}: not an .npy array of numbers")
-    return array
+    return array if mmap else np.array(array)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Any = None) -> None:
-    """Write tensors as safetensors, with `config` (anything json holds) in the header."""
+    """Write tensors as safetensors, with `config` (anything json holds) and a digest of all in the header."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {"config": json.dumps(config, sort_keys=True)}
+    # One entry: several would be written in no fixed order.
+    header = json.dumps({"config": config, "sha256": _digest(on_cpu, config)}, sort_keys=True)
     with replacing(path) as temporary:
-        safetensors.torch.save_file(on_cpu, temporary, header)
+        safetensors.torch.save_file(on_cpu, temporary, {"glann": header})
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
@@ -87,19 +136,51 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
     -------
     tuple
         The tensors by name, and the config that `save_tensors` put in the header (None if there is none).
+
+    Raises
+    ------
+    GlannError
+        If the file is missing, no safetensors file, or not what `save_tensors` wrote there.
     """
     if not Path(path).is_file():
         raise GlannError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
-            config = json.loads((file.metadata() or {}).get("config", "null"))
-            return {name: file.get_tensor(name) for name in file.keys()}, config  # noqa: SIM118
-    except (SafetensorError, ValueError) as error:
-        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({error})") from None
+            header = _header(file)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({str(error)[:150]})") from None
+    if "sha256" in header and header["sha256"] != _digest(tensors, header.get("config")):
+        raise GlannError(f"{path}: damaged: its content is not what was written (sha256 differs)")
+    return tensors, header.get("config")
+
+
+def load_config(path: str | Path) -> Any:
+    """Read the config in the header of a file of `save_tensors`, and none of the tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            return _header(file).get("config")
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({str(error)[:150]})") from None
+
+
+def _header(file: Any) -> dict[str, Any]:
+    header = json.loads((file.metadata() or {}).get("glann", "{}"))
+    return header if isinstance(header, dict) else {}
+
+
+def _digest(tensors: Mapping[str, Tensor], config: Any) -> str:
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_network(path: str | Path, build: Callable[[Any], Network]) -> Network:
     """Read a network: `build` makes it from the header's config, then the tensors are put in.
+
+    The network is built without memory, so a file takes as much as it is long, whatever its config says.
 
     Raises
     ------
@@ -108,11 +189,17 @@ def load_network(path: str | Path, build: Callable[[Any], Network]) -> Network:
     """
     tensors, config = load_tensors(path)
     try:
-        network = build(config)
-        network.load_state_dict(tensors)
+        with torch.device("meta"):
+            network = build(config)
+        for name, expected in network.state_dict().items():
+            if name not in tensors or (found := tensors[name]).dtype != expected.dtype:
+                raise ValueError(f"{name} is missing, or is not {expected.dtype}")
+            if found.shape != expected.shape:
+                raise ValueError(f"{name} is {list(found.shape)}, expected {list(expected.shape)}")
+        network.load_state_dict(tensors, assign=True)
     except ValidationError as error:
         raise GlannError(f"{path}: holds another kind of network ({one_line(error)})") from None
-    except (RuntimeError, TypeError, KeyError) as error:
+    except (RuntimeError, TypeError, KeyError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GlannError(f"{path}: does not hold what is expected here ({reason})") from None
     return network

@@ -1,9 +1,10 @@
-"""What both training stages share: schedule, parameter groups, averages, the guarded loss."""
+"""What both training stages share: schedule, parameter groups, averages, the course of a run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from itertools import islice
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +13,15 @@ from torch.optim.swa_utils import AveragedModel
 from glann.checkpoints import Checkpoints
 from glann.config import ParameterGroup
 from glann.errors import GlannError
-from glann.processes import total
+from glann.processes import decided_by_first, rank, total
+from glann.stopping import stop_requested
 
+Batch = TypeVar("Batch")
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 WARM_UP = 100  # steps
 READ_EVERY = 20  # steps between two looks at a loss that is on a GPU
+DIVERGED, PATIENCE = 10, 3  # a loss so many times its best, for so many epochs, will not come back
 
 
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
@@ -89,24 +93,66 @@ def moving_average(module: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(module, multi_avg_fn=average)
 
 
-class EpochLoss:
-    """The loss of an epoch: summed where it is computed, and guarded.
+class TrainingRun:
+    """Where a training run is: its losses, guarded, its position, its checkpoints.
 
-    Reading a number from a GPU waits for all that is queued there, so it is done every few steps only.
+    Losses are summed where they are computed. Reading a number from a GPU waits for all that is queued there,
+    so it is done every few steps only.
 
     Parameters
     ----------
-    where
-        The stage and epoch, for messages.
+    stage
+        Name of the stage, for messages.
+    epochs, steps
+        Passes over the data, and batches of each.
     checkpoints
-        Whose last good one a message names.
+        Where to resume from and to save to; None: neither.
+
+    Attributes
+    ----------
+    history
+        Per finished epoch: its number from 1 on and the mean loss.
+    step
+        Steps done of this epoch.
+    note
+        The loss so far, for the progress bar.
     """
 
-    def __init__(self, where: str, checkpoints: Checkpoints | None):
-        self.where, self.checkpoints = where, checkpoints
+    def __init__(self, stage: str, epochs: int, steps: int, checkpoints: Checkpoints | None):
+        self.stage, self.epochs, self.steps, self.checkpoints = stage, epochs, steps, checkpoints
+        self.history: list[dict[str, float]] = []
+        self.note = ""
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self.step = self.rows = 0
         self.sum = torch.zeros((), dtype=torch.float64)
-        self.rows = self.steps = 0
-        self.note = ""  # for the progress bar
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs."""
+        return len(self.history) * self.steps + self.step
+
+    def resume(self) -> dict[str, Tensor]:
+        """Go to where the checkpoint was made, and return its tensors; none where there is none."""
+        saved = self.checkpoints.load() if self.checkpoints else None
+        if saved is None:
+            return {}
+        tensors, at = saved
+        self.history, self.step = at["history"], at["step"]
+        if rank() == 0:  # what was saved is the sum of all ranks
+            self.rows = at["rows"]
+            self.sum.fill_(at["sum"])
+        return tensors
+
+    def epochs_left(self) -> Iterator[int]:
+        """Yield the numbers, from 0 on, of the epochs that are not finished."""
+        while len(self.history) < self.epochs:
+            yield len(self.history)
+
+    def batches_left(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Leave out the batches of this epoch that are done."""
+        return islice(batches, self.step, None)
 
     def add(self, loss: Tensor, rows: int) -> None:
         """Add the mean loss of a batch of so many rows.
@@ -118,41 +164,80 @@ class EpochLoss:
         """
         self.sum = self.sum.to(loss.device) + loss.detach() * rows
         self.rows += rows
-        self.steps += 1
-        if not loss.is_cuda or self.steps % READ_EVERY == 0:
+        self.step += 1
+        if not loss.is_cuda or self.step % READ_EVERY == 0:
             self._read()
 
-    def finish(self, n: int) -> float:
-        """Return the mean over all n rows of all ranks, six digits."""
+    def end_epoch(self, n: int, **more: float) -> None:
+        """Put the mean loss over all n rows of all ranks, six digits, and `more` into the history.
+
+        Raises
+        ------
+        GlannError
+            If the run diverges.
+        """
         self._read()
-        return float(f"{total(self.sum).item() / n:.6g}")
+        loss = float(f"{total(self.sum).item() / n:.6g}")
+        self.history.append({"epoch": len(self.history) + 1, "loss": loss, **more})
+        self._begin_epoch()
+        if len(self.history) > PATIENCE and all(map(self._far_off, self.recent_losses())):
+            best = min(entry["loss"] for entry in self.history)
+            self._stop(
+                f"epoch {len(self.history)}",
+                f"has been more than {DIVERGED} times its best ({best:g}) for {PATIENCE} epochs: {loss:g}",
+            )
+
+    def recent_losses(self) -> list[float]:
+        """Return the losses of the last epochs, `PATIENCE` of them at most."""
+        return [entry["loss"] for entry in self.history[-PATIENCE:]]
+
+    def _far_off(self, loss: float) -> bool:
+        """Say whether a loss is bad beyond chance: a multiple of the best, and worse than the first."""
+        losses = [entry["loss"] for entry in self.history]
+        return bool(losses) and loss > max(DIVERGED * min(losses), losses[0])
+
+    def checkpoint_due(self) -> bool:
+        """Return whether to call `save` now, the same on every rank."""
+        return self.checkpoints is not None and self.checkpoints.due(self.step)
+
+    def save(self, network: nn.Module, tensors: dict[str, Tensor], finished: bool = False) -> None:
+        """Save a checkpoint: `tensors` and where the run is, unless it is diverging.
+
+        Raises
+        ------
+        GlannError
+            If the network's weights are NaN or infinite, as after a step on a gradient that was.
+        Stopped
+            If a signal asked for it.
+        """
+        if not torch.stack([p.isfinite().all() for p in network.parameters()]).all():
+            self._read()
+            self._stop(self._here, f"is {math.nan}")
+        if self.checkpoints is None:
+            return
+        loss, rows = total(torch.stack([self.sum, self.sum.new_tensor(self.rows)])).tolist()
+        if rows and self._far_off(loss / rows) and not decided_by_first(stop_requested()):
+            return
+        at = {"history": self.history, "step": self.step, "rows": int(rows), "sum": loss}
+        self.checkpoints.save(
+            tensors, at | {"epochs": self.epochs, "steps": self.steps, "finished": finished}
+        )
+
+    @property
+    def _here(self) -> str:
+        return f"epoch {len(self.history) + bool(self.step)}, step {self.step or self.steps}"
 
     def _read(self) -> None:
         value = self.sum.item()
-        check_finite(value, f"{self.where}, step {self.steps}", self.checkpoints)
-        self.note = f"loss {value / self.rows:.4f}"
+        if not math.isfinite(value):
+            self._stop(self._here, f"is {value}")
+        self.note = f"loss {value / max(self.rows, 1):.4f}"
 
-
-def check_finite(loss: float, where: str, checkpoints: Checkpoints | None) -> None:
-    """Stop a run whose loss is NaN or infinite.
-
-    Raises
-    ------
-    GlannError
-        Naming the place, the last good checkpoint and what to try.
-    """
-    if math.isfinite(loss):
-        return
-    kept = "no checkpoint was written yet"
-    if checkpoints and checkpoints.path.is_file():
-        kept = f"the last good checkpoint is {checkpoints.path}"
-    raise GlannError(
-        f"{where}: the loss is {loss}; {kept}; lower the learning rates, "
-        "clip gradients (parameter_groups), or set compute.precision to float32"
-    )
-
-
-def check_weights(network: nn.Module, where: str, checkpoints: Checkpoints | None) -> None:
-    """Stop a run whose weights are NaN or infinite, as after a last step on a gradient that was."""
-    if not torch.stack([p.isfinite().all() for p in network.parameters()]).all():
-        check_finite(math.nan, where, checkpoints)
+    def _stop(self, where: str, what: str) -> NoReturn:
+        kept = "no checkpoint was written yet"
+        if self.checkpoints and self.checkpoints.path.is_file():
+            kept = f"the last good checkpoint is {self.checkpoints.path}"
+        raise GlannError(
+            f"{self.stage}: {where}: the loss {what}; {kept}; lower the learning rates, "
+            "clip gradients (parameter_groups), or set compute.precision to float32"
+        )

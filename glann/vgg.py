@@ -39,8 +39,7 @@ def vgg16(weights: str | None, levels: int) -> nn.Sequential:
     GlannError
         If the file is missing, is no VGG-16, or cannot be downloaded.
     """
-    with torch.device("meta"):  # no memory, no random weights: all come from the file
-        features = torchvision_vgg16(weights=None).features
+    features = vgg16_structure()
     expected = features.state_dict()
     tensors = _read(weights)
     tensors = {name.removeprefix("features."): value for name, value in tensors.items()}
@@ -52,6 +51,13 @@ def vgg16(weights: str | None, levels: int) -> nn.Sequential:
             )
     features.load_state_dict({name: tensors[name].float() for name in expected}, assign=True)
     return features[: LEVEL_ENDS[levels - 1] + 1].eval().requires_grad_(False)
+
+
+def vgg16_structure(levels: int = 5) -> nn.Sequential:
+    """Return the feature layers up to the end of level `levels` on torch's "meta" device, without weights."""
+    with torch.device("meta"):
+        features = torchvision_vgg16(weights=None).features
+    return features[: LEVEL_ENDS[levels - 1] + 1]
 
 
 def normalize_for_vgg(images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from glann.checkpoints import remove_finished
 from glann.config import load_params
 from glann.errors import one_line_errors
 from glann.evaluate import evaluate
@@ -11,6 +12,7 @@ from glann.storage import load_npy
 
 with one_line_errors():
     params = load_params()
+    remove_finished(".checkpoints", "imle")
     evaluate(
         params,
         images=load_npy("data/prepare/images.npy", mmap=True),

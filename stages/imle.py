@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from glann.checkpoints import Checkpoints
+from glann.checkpoints import Checkpoints, remove_finished
 from glann.compute import execution
 from glann.config import load_params
 from glann.decoders import DecoderNetwork
@@ -11,7 +11,8 @@ from glann.errors import one_line_errors
 from glann.generator import Generator
 from glann.imle import fit_imle, load_latents
 from glann.processes import launch, rank
-from glann.storage import save_json
+from glann.stopping import stop_signals
+from glann.storage import all_or_none, save_json
 
 
 def run() -> None:
@@ -25,11 +26,12 @@ def run() -> None:
     result = fit_imle(load_latents("data/glo/latents.npy"), params.imle, params.seed, how, checkpoints)
 
     if rank() == 0:
-        Generator(result.mapping, decoder, how).save("data/imle/generator.safetensors")
-        save_json("data/imle/losses.json", result.history)
-        checkpoints.remove()
+        with all_or_none(Path("data/imle")) as folder:
+            Generator(result.mapping, decoder, how).save(folder / "generator.safetensors")
+            save_json(folder / "losses.json", result.history)
 
 
-with one_line_errors():
+with one_line_errors(), stop_signals():
     params = load_params()
+    remove_finished(".checkpoints", "glo")
     launch(run, params.compute.processes)

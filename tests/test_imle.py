@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from glann.checkpoints import Checkpoints
 from glann.compute import Execution, execution
 from glann.config import Compute, Imle
 from glann.errors import GlannError
@@ -124,24 +123,6 @@ def test_latents_of_any_norm_are_fitted(run: Execution):
         samples = mapping(torch.randn(2000, 2, generator=stream(1, "noise")))
     assert (samples.mean(dim=0) - 100).abs().max() < 3  # the cloud's spread is 5
     assert 2.5 < samples.std(dim=0).mean() < 8  # around the cloud's 5, from a mapping trained for a second
-
-
-def test_equal_seeds_give_equal_mappings_and_resuming_changes_nothing(run: Execution, tmp_path: Path):
-    config = SMALL.model_copy(update={"epochs": 4, "refresh": 3})  # killed between two searches
-
-    class KilledAtTheSecond(Checkpoints):
-        def save(self, tensors: dict[str, torch.Tensor], progress: list) -> None:
-            super().save(tensors, progress)
-            if len(progress) == 2:
-                raise KeyboardInterrupt
-
-    whole = fit_imle(clusters(), config, 0, run)
-    with pytest.raises(KeyboardInterrupt):
-        fit_imle(clusters(), config, 0, run, KilledAtTheSecond(tmp_path, "imle", "x", minutes=0))
-    resumed = fit_imle(clusters(), config, 0, run, Checkpoints(tmp_path, "imle", "x", minutes=0))
-    assert resumed.history == whole.history
-    for name, value in whole.mapping.state_dict().items():
-        assert torch.equal(value, resumed.mapping.state_dict()[name]), name
 
 
 def test_a_mapping_comes_back_from_its_file(run: Execution, tmp_path: Path):

@@ -1,18 +1,15 @@
 """Real `dvc repro` in a clone, with tiny settings. The tests build on each other, in order."""
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 from PIL import Image
-from ruamel.yaml import YAML
 
+from benchmarks.clone import change, clone_to, output_digests
+from benchmarks.clone import dvc as start_dvc
 from glann.config import STAGES
 
 TINY = {
@@ -25,50 +22,10 @@ TINY = {
 }
 
 
-def clone_to(folder: Path) -> Path:
-    """Make a repository of the files in the working tree, as a clone of their commit would be."""
-    names = subprocess.check_output(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT
-    )
-    for name in filter(None, names.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    change(folder, TINY)
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "tiny"]):
-        git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org", *command]
-        subprocess.run(git, cwd=folder, check=True)
-    return folder
-
-
-def change(folder: Path, values: dict) -> None:
-    yaml = YAML()
-    params = yaml.load((folder / "params.yaml").read_text())
-
-    def update(into: dict, new: dict) -> None:
-        for key, value in new.items():
-            if isinstance(value, dict):
-                update(into[key], value)
-            else:
-                into[key] = value
-
-    update(params, values)
-    with (folder / "params.yaml").open("w") as file:
-        yaml.dump(params, file)
-
-
 def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path}
-    return subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with start_dvc(folder, *arguments) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
 def repro(folder: Path, *arguments: str) -> list[str]:
@@ -78,14 +35,9 @@ def repro(folder: Path, *arguments: str) -> list[str]:
     return [stage for stage in STAGES if f"Running stage '{stage}'" in result.stdout]
 
 
-def output_digests(folder: Path) -> dict[str, str]:
-    lock = YAML(typ="safe").load((folder / "dvc.lock").read_text())
-    return {out["path"]: out["md5"] for entry in lock["stages"].values() for out in entry["outs"]}
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clone_to(tmp_path_factory.mktemp("project"))
+    return clone_to(tmp_path_factory.mktemp("project"), TINY)
 
 
 def test_dvc_repro_runs_every_stage_and_makes_every_artifact(project: Path):
@@ -138,7 +90,7 @@ def test_forced_and_in_another_clone_every_byte_is_the_same(project: Path, tmp_p
     before, lock = output_digests(project), (project / "dvc.lock").read_text()
     assert repro(project, "--force") == list(STAGES)
     assert output_digests(project) == before
-    other = clone_to(tmp_path)
+    other = clone_to(tmp_path, TINY)
     repro(other)
     assert (other / "dvc.lock").read_text() == lock
 

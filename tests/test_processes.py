@@ -33,7 +33,7 @@ def project(folder: Path, shapes: np.ndarray, changes: dict | None = None, **com
     values = {name: dict(section) for name, section in SETTINGS.items()}
     values["compute"] |= compute
     for name, section in (changes or {}).items():
-        values[name] |= section
+        values[name] = values.get(name, {}) | section
     (folder / "params.yaml").write_text(params_yaml(Params.model_validate(values)))
     images = np.pad(shapes, ((0, 0), (8, 8), (8, 8), (0, 0)))
     save_npy(folder / "data/prepare/images.npy", np.concatenate([images, images[:, ::-1]])[:80])

@@ -12,14 +12,7 @@ from glann.config import Compute, Glo, ParameterGroup
 from glann.errors import GlannError
 from glann.glo import LatentTable, _in_thread, initial_latents, train_glo
 from glann.pixels import to_float, upload
-from glann.training import (
-    adam,
-    check_finite,
-    check_weights,
-    learning_rate_factor,
-    moving_average,
-    step,
-)
+from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 TINY = {"decoder": {"width": 8}, "latent_dim": 8, "epochs": 4, "batch_size": 16}
 
@@ -152,34 +145,6 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(shapes: np.ndarray,
     assert not torch.equal(train(0), train(1))
 
 
-def test_a_run_resumed_from_a_checkpoint_ends_with_the_same_bytes(
-    shapes: np.ndarray, run: Execution, tmp_path: Path
-):
-    config = Glo(**TINY)
-    whole = train_glo(shapes, config, 0, run)
-
-    class KilledAtTheSecond(Checkpoints):
-        def save(self, tensors: dict[str, torch.Tensor], progress: list) -> None:
-            super().save(tensors, progress)
-            if len(progress) == 2:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train_glo(shapes, config, 0, run, KilledAtTheSecond(tmp_path, "glo", "test", minutes=0))
-    resumed = train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=0))
-    assert resumed.history == whole.history and torch.equal(resumed.latents, whole.latents)
-    for name, value in whole.decoder.state_dict().items():
-        assert torch.equal(value, resumed.decoder.state_dict()[name]), name
-
-
-def test_a_checkpoint_of_other_inputs_is_not_used_and_a_damaged_one_is_set_aside(tmp_path: Path):
-    mine = Checkpoints(tmp_path, "glo", {"epochs": 3}, minutes=0)
-    mine.save({"x": torch.ones(2)}, [1])
-    assert Checkpoints(tmp_path, "glo", {"epochs": 4}, minutes=0).load() is None
-    mine.path.write_bytes(mine.path.read_bytes()[:-4])
-    assert mine.load() is None and mine.path.with_suffix(".damaged").is_file()
-
-
 def test_the_average_follows_within_a_short_run_and_lags_in_a_long_one():
     module = nn.Linear(1, 1)
     average = moving_average(module, 0.99)
@@ -217,19 +182,45 @@ def test_an_infinite_loss_names_the_place_and_the_checkpoint(
     config = Glo(**TINY).model_copy(update={"decoder_lr": 1e38})  # more than the schema would allow
     with pytest.raises(GlannError, match=r"glo: epoch \d+, step \d+: the loss is nan; no checkpoint was"):
         train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=60))
-    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
-    checkpoints.save({}, [])
-    with pytest.raises(GlannError, match=f"the last good checkpoint is {checkpoints.path}; lower"):
-        check_finite(float("inf"), "imle", checkpoints)
+    checkpoints = Checkpoints(tmp_path, "imle", "test", minutes=0)
+    checkpoints.save({}, {})
+    course = TrainingRun("imle", 3, 2, checkpoints)
+    with pytest.raises(GlannError, match=f"loss is inf; the last good checkpoint is {checkpoints.path}; low"):
+        course.add(torch.tensor(math.inf), 2)
 
 
 def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
-    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
+    course = TrainingRun("glo", 1, 1, Checkpoints(tmp_path, "glo", "test", minutes=0))
     network = nn.Linear(2, 2)
-    check_weights(network, "glo: epoch 1", checkpoints)
+    course.save(network, {})
     nn.init.constant_(network.bias, math.inf)
-    with pytest.raises(GlannError, match="glo: epoch 1: the loss is nan; no checkpoint was written yet"):
-        check_weights(network, "glo: epoch 1", checkpoints)
+    with pytest.raises(GlannError, match="glo: epoch 1, step 1: the loss is nan; the last good"):
+        course.add(torch.ones(()), 2)
+        course.save(network, {})
+
+
+def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
+    course = TrainingRun("glo", 9, 1, checkpoints)
+    network = nn.Linear(2, 2)
+    with pytest.raises(
+        GlannError, match=r"glo: epoch 5: the loss has been more than 10 times its best \(1\)"
+    ):
+        for loss in (2.0, 1.0, 30.0, 40.0, 50.0, 60.0):
+            course.add(torch.tensor(loss), 4)
+            course.save(network, {"loss": torch.tensor(loss)})
+            course.end_epoch(4)
+    saved = checkpoints.load()
+    assert saved and saved[0]["loss"] == 1 and len(course.history) == 5
+
+
+def test_a_loss_that_jumps_and_comes_back_goes_on():
+    course = TrainingRun("glo", 9, 1, None)
+    # Near zero a loss may well be ten times its best; after a jump it may take an epoch to come back.
+    for loss in (2.0, 0.001, 0.02, 0.03, 0.02, 0.05, 30.0, 40.0, 0.01):
+        course.add(torch.tensor(loss), 4)
+        course.end_epoch(4)
+    assert [entry["epoch"] for entry in course.history] == [*range(1, 10)]
 
 
 def test_the_first_latents_do_not_depend_on_the_number_of_cores(shapes: np.ndarray):
