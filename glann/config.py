@@ -149,7 +149,7 @@ class Glo(Section):
     """learning rates over the run: cosine (down to 0) or constant"""
     ema: float = Field(0.99, ge=0, lt=1)
     """decay per step of the decoder's moving average, which is the one kept; 0: the last weights"""
-    parameter_groups: list[ParameterGroup] = []
+    parameter_groups: list[ParameterGroup] = [ParameterGroup(match="*", gradient="normalize")]
     """settings by layer, e.g. [{match: "to_image.*", lr_multiplier: 0.5, gradient: clip_norm, limit: 1.0}]"""
 
 
@@ -187,6 +187,8 @@ class Imle(Section):
     """learning rate over the run: cosine (down to 0) or constant"""
     ema: float = Field(0.99, ge=0, lt=1)
     """decay per step of the mapping's moving average, which is the one kept; 0: the last weights"""
+    correct_moments: bool = True
+    """whether outputs are given the latents' mean and covariance in the end (the paper: false)"""
     parameter_groups: list[ParameterGroup] = []
     """settings by layer, as in glo"""
 

@@ -31,6 +31,10 @@ from glann.training import TrainingRun, adam, learning_rate_factor, moving_avera
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+LOOKED_AT = 64  # images whose variety is watched
+SETTLED_AFTER = 500  # steps, by which pictures differ
+LEAST_VARIETY = 0.02  # of the images' own
+
 PCA_IMAGES = 10_000  # principal components are fitted to so many images
 PCA_SIZE = 32  # px to which images are reduced for it
 
@@ -127,6 +131,7 @@ def train_glo(
                 if run.checkpoint_due():
                     run.save(decoder, flatten_state(**parts) | table.state())
             run.end_epoch(n)
+            _check_variety(run, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
 
     run.save(decoder, flatten_state(**parts) | table.state(), finished=True)
     trained = average.module
@@ -160,6 +165,25 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
     )
     knobs = f"glo.batch_size ({config.batch_size}), glo.decoder.width ({config.decoder.width}), glo.loss.crop"
     check_memory("glo", needed, execution, f"{knobs} or glo.latent_dim ({d})")
+
+
+@torch.no_grad()
+def _check_variety(
+    run: TrainingRun, decoder: nn.Module, latents: Tensor, images: NDArray[np.uint8], execution: Execution
+) -> None:
+    """Stop a run whose decoder draws the same picture for all latents, from which it will not come back."""
+    if run.steps_done < SETTLED_AFTER:
+        return
+    decoder.eval()
+    with execution.autocast():
+        decoded = decoder(latents).float()
+    decoder.train()
+    wanted = to_float(upload(images, execution))
+    if decoded.std(dim=0).mean() < LEAST_VARIETY * wanted.std(dim=0).mean():
+        run.stop(
+            f"epoch {len(run.history)}",
+            f"will not fall: all latents decode to one picture ({run.history[-1]['loss']:g})",
+        )
 
 
 class LatentTable:

@@ -14,7 +14,7 @@ from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
 from glann.errors import GlannError
-from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.mapping import MappingArchitecture, MappingNetwork, moments
 from glann.memory import check_memory
 from glann.neighbors import nearest_in_blocks
 from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first, total
@@ -45,7 +45,7 @@ class ImleResult:
     history: list[dict[str, float]]
 
 
-def fit_imle(
+def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     latents: Tensor,
     config: Imle,
     seed: int,
@@ -130,10 +130,12 @@ def fit_imle(
     run.save(mapping, state(), finished=True)
     trained = average.module
     assert isinstance(trained, MappingNetwork)
-    fresh = NoiseDraws(
-        min(count, CANDIDATES_AT_ONCE), config.noise_dim, seed, config.epochs, execution.device
-    )
-    _recompute_batch_norm(trained, next(fresh.blocks()), config.batch_size, seed)
+    fresh = NoiseDraws(CANDIDATES_AT_ONCE, config.noise_dim, seed, config.epochs, execution.device)
+    noise = next(fresh.blocks())
+    _recompute_batch_norm(trained, noise[:count], config.batch_size, seed)
+    if config.correct_moments:
+        wanted_moments = moments(mapping.to_unit(latents.to(execution.device)))
+        trained.correct_moments(map_candidates(trained, noise, execution), *wanted_moments)
     return ImleResult(trained.eval(), run.history)
 
 

@@ -11,6 +11,8 @@ from glann.batch_norm import BatchNorm
 from glann.config import MOST_DIMENSIONS, Mapping, Section
 from glann.storage import load_network, save_tensors
 
+MOMENT_ROUNDS = 8
+
 
 class MappingArchitecture(Section):
     """What a file says of a mapping, so that it can be built again."""
@@ -32,6 +34,8 @@ class MappingNetwork(nn.Module):
     shift: Tensor
     scale: Tensor
     on_sphere: Tensor
+    matrix: Tensor
+    offset: Tensor
 
     def __init__(self, architecture: MappingArchitecture):
         super().__init__()
@@ -41,6 +45,8 @@ class MappingNetwork(nn.Module):
         self.register_buffer("shift", torch.zeros(a.latent_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("on_sphere", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("matrix", torch.eye(a.latent_dim))
+        self.register_buffer("offset", torch.zeros(a.latent_dim))
 
     def fit_range(self, latents: Tensor) -> None:
         """Learn shift, scale and whether there is a sphere from latents float32 [n, d]."""
@@ -62,12 +68,32 @@ class MappingNetwork(nn.Module):
 
     def project(self, output: Tensor) -> Tensor:
         """Bring the network's output [b, d] to where latents are before shift and scale."""
-        output = output.float()
+        output = output if output.dtype == torch.float64 else output.float()
         return torch.where(self.on_sphere, F.normalize(output, dim=1), output)
 
     def unit(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents before shift and scale [b, d]."""
-        return self.project(self.network(noise))
+        return self.corrected(self.project(self.network(noise)))
+
+    def corrected(self, projected: Tensor) -> Tensor:
+        """Apply the correction that `correct_moments` found to projected outputs [b, d]."""
+        return self.project(projected @ self.matrix + self.offset)
+
+    def correct_moments(self, projected: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        """Find the affine map that gives projected outputs [m, d] a mean [d] and covariance [d, d].
+
+        It is the optimal transport between the two Gaussians (Peyré & Cuturi, arXiv:1803.00567, eq. 2.41),
+        found again, a few times, for what projecting its result onto the sphere leaves over.
+        """
+        matrix = torch.eye(len(mean), dtype=torch.float64, device=mean.device)
+        offset = torch.zeros_like(mean)
+        for _ in range(MOMENT_ROUNDS):
+            reached, spread = moments(self.project(projected.double() @ matrix + offset))
+            root, inverse = _power(spread, 0.5), _power(spread, -0.5)
+            transport = inverse @ _power(root @ covariance @ root, 0.5) @ inverse
+            matrix, offset = matrix @ transport, (offset - reached) @ transport + mean
+        self.matrix.copy_(matrix)
+        self.offset.copy_(offset)
 
     def forward(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents [b, d]."""
@@ -81,6 +107,19 @@ class MappingNetwork(nn.Module):
     def load(cls, path: str | Path) -> "MappingNetwork":
         """Read what `save` wrote, in evaluation mode."""
         return load_network(path, lambda config: cls(MappingArchitecture.model_validate(config))).eval()
+
+
+def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean [d] and covariance [d, d] of rows [m, d], in float64."""
+    rows = rows.double()
+    mean = rows.mean(dim=0)
+    return mean, (rows - mean).T @ (rows - mean) / len(rows)
+
+
+def _power(matrix: Tensor, exponent: float) -> Tensor:
+    """Return a power of a symmetric matrix; directions without spread count as those of the least spread."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp_min(max(1e-6 * values[-1].item(), 1e-12)) ** exponent @ vectors.T
 
 
 def _mlp(noise_dim: int, latent_dim: int, width: int, depth: int) -> nn.Sequential:

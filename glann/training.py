@@ -182,7 +182,7 @@ class TrainingRun:
         self._begin_epoch()
         if len(self.history) > PATIENCE and all(map(self._far_off, self.recent_losses())):
             best = min(entry["loss"] for entry in self.history)
-            self._stop(
+            self.stop(
                 f"epoch {len(self.history)}",
                 f"has been more than {DIVERGED} times its best ({best:g}) for {PATIENCE} epochs: {loss:g}",
             )
@@ -198,7 +198,7 @@ class TrainingRun:
 
     def checkpoint_due(self) -> bool:
         """Return whether to call `save` now, the same on every rank."""
-        return self.checkpoints is not None and self.checkpoints.due(self.step)
+        return self.checkpoints is not None and self.checkpoints.due(self.steps_done)
 
     def save(self, network: nn.Module, tensors: dict[str, Tensor], finished: bool = False) -> None:
         """Save a checkpoint: `tensors` and where the run is, unless it is diverging.
@@ -212,7 +212,7 @@ class TrainingRun:
         """
         if not torch.stack([p.isfinite().all() for p in network.parameters()]).all():
             self._read()
-            self._stop(self._here, f"is {math.nan}")
+            self.stop(self._here, f"is {math.nan}")
         if self.checkpoints is None:
             return
         loss, rows = total(torch.stack([self.sum, self.sum.new_tensor(self.rows)])).tolist()
@@ -230,10 +230,11 @@ class TrainingRun:
     def _read(self) -> None:
         value = self.sum.item()
         if not math.isfinite(value):
-            self._stop(self._here, f"is {value}")
+            self.stop(self._here, f"is {value}")
         self.note = f"loss {value / max(self.rows, 1):.4f}"
 
-    def _stop(self, where: str, what: str) -> NoReturn:
+    def stop(self, where: str, what: str) -> NoReturn:
+        """Raise what people are told of a loss that went wrong."""
         kept = "no checkpoint was written yet"
         if self.checkpoints and self.checkpoints.path.is_file():
             kept = f"the last good checkpoint is {self.checkpoints.path}"

@@ -8,14 +8,12 @@ from PIL import Image
 
 from glann.config import Prepare
 from glann.errors import GlannError
-from glann.prepare import OUTPUTS, prepare
+from glann.prepare import prepare
+
+OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png")
 
 WHITE = (255, 255, 255)
-
-
 COLOR = (200, 100, 50)
-
-
 GREY = round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)  # COLOR's luma, ITU-R 601
 
 

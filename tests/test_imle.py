@@ -125,6 +125,23 @@ def test_latents_of_any_norm_are_fitted(run: Execution):
     assert 2.5 < samples.std(dim=0).mean() < 8  # around the cloud's 5, from a mapping trained for a second
 
 
+@pytest.mark.parametrize("on_sphere", [True, False])
+def test_samples_have_the_mean_and_covariance_of_the_latents(on_sphere: bool, run: Execution):
+    cloud = torch.randn(1000, 4, generator=stream(0, "cloud")) * torch.tensor([3.0, 1.0, 1.0, 0.3]) + 1
+    cloud = F.normalize(cloud, dim=1) if on_sphere else cloud
+    noise = torch.randn(20_000, 2, generator=stream(1, "noise"))
+
+    def error(correct: bool) -> float:
+        config = SMALL.model_copy(update={"epochs": 3, "correct_moments": correct})
+        mapping = fit_imle(cloud, config, 0, run).mapping
+        with torch.no_grad():
+            samples = mapping(noise)
+        means = (samples.mean(dim=0) - cloud.mean(dim=0)).norm()
+        return (means + (torch.cov(samples.T) - torch.cov(cloud.T)).norm()).item()
+
+    assert error(correct=True) < 0.2 * error(correct=False)
+
+
 def test_a_mapping_comes_back_from_its_file(run: Execution, tmp_path: Path):
     mapping = fit_imle(clusters(), SMALL.model_copy(update={"epochs": 1}), 0, run).mapping
     mapping.save(tmp_path / "mapping.safetensors")

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from preparing import config, fill, greys, run
+from preparing import OUTPUTS, config, fill, greys, run
 
 from glann.errors import GlannError
-from glann.prepare import OUTPUTS, prepare
+from glann.prepare import prepare
 from glann.workers import in_order
 
 

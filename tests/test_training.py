@@ -137,6 +137,19 @@ def test_glo_learns_to_reconstruct(decoder: dict, shapes: np.ndarray, run: Execu
     assert error < 0.8 * ignorance  # the averaged decoder reconstructs, not only the last one
 
 
+def test_a_decoder_that_draws_one_picture_for_all_is_noticed(
+    shapes: np.ndarray, run: Execution, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("glann.glo.SETTLED_AFTER", 9)
+    monkeypatch.setattr("glann.glo.LEAST_VARIETY", 0.5)
+    # A decoder that is frozen draws hardly more than grey for ever.
+    frozen = [ParameterGroup(match="*", lr_multiplier=0)]
+    with pytest.raises(GlannError, match=r"glo: epoch 3: the loss will not fall: all latents decode to one"):
+        train_glo(shapes, Glo(**TINY, parameter_groups=frozen), 0, run)
+    constant = np.full_like(shapes, 7)  # here one picture is right
+    train_glo(constant, Glo(**TINY, parameter_groups=frozen), 0, run)
+
+
 def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(shapes: np.ndarray, run: Execution):
     def train(seed: int) -> torch.Tensor:
         return train_glo(shapes, Glo(**TINY), seed, run).latents
