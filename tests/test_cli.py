@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from glann.checkpoints import Checkpoints
 from glann.mapping import MappingNetwork
 from glann.presets import params_yaml, preset
 
@@ -78,3 +79,19 @@ def test_bad_input_is_one_line_and_leaves_no_file(arguments: list[str], message:
     before = set(tmp_path.iterdir())
     assert message in fails_in_one_line(glann(*arguments, cwd=tmp_path))
     assert set(tmp_path.iterdir()) == before
+
+
+def test_checkpoints_are_listed_and_deleted(tmp_path: Path):
+    at = {"history": [{"epoch": 1, "loss": 1.0}], "step": 3, "epochs": 5, "steps": 9, "finished": False}
+    Checkpoints(tmp_path, "glo", "a run", minutes=0).save({}, at)
+    Checkpoints(tmp_path, "imle", "a run", minutes=0).save({}, at | {"finished": True})
+    (tmp_path / "imle-0.damaged").write_bytes(b"x")
+    lines = glann("checkpoints", "--folder", tmp_path).stdout.splitlines()
+    assert [line.split("  ")[-1] for line in lines] == [
+        "epoch 2 of 5, step 3 of 9",
+        "cannot be read",
+        "finished",
+    ]
+    assert len(list(tmp_path.iterdir())) == 3
+    assert glann("checkpoints", "--folder", tmp_path, "--clean").stdout.count("deleted") == 3
+    assert not list(tmp_path.iterdir()) and glann("checkpoints", "--folder", tmp_path / "none").stdout == ""
