@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from os import killpg
 from pathlib import Path
@@ -121,8 +121,9 @@ def _kill(process: "subprocess.Popen[str]", draws: random.Random) -> str:
         process.kill()
     else:
         chosen = draws.choice(children)
-        victim = " ".join(chosen.cmdline()[1:3]) or victim
-        chosen.kill()
+        with suppress(psutil.NoSuchProcess):  # it may have ended by itself
+            victim = " ".join(chosen.cmdline()[1:3]) or victim
+            chosen.kill()
     process.wait()
     psutil.wait_procs(children, timeout=60)  # what DVC leaves behind ends by itself
     return victim
