@@ -17,9 +17,10 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from glann.errors import GlannError, in_one_line
-from glann.stopping import Stopped
+from glann.stopping import Stopped, end_with_parent
 
-OURS = "GLANN_LAUNCHED"  # set in workers that `launch` itself started
+SECONDS_TO_STOP = 20  # for a checkpoint, where the starting process is gone
+OURS = "GLANN_LAUNCHED"  # has the pid of the starting process, in those that `launch` itself started
 
 
 def launch(work: Callable[[], None], processes: int) -> None:
@@ -61,7 +62,7 @@ def _start(processes: int) -> None:
     script = sys.modules["__main__"].__spec__
     assert script is not None, "processes are started for scripts run with python -m"
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are said below
-    os.environ[OURS] = "1"
+    os.environ[OURS] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # compute.threads sets the number that counts
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
@@ -109,6 +110,8 @@ def _reason(failures: dict[int, ProcessFailure]) -> str:
 
 
 def _work_in_group(work: Callable[[], None]) -> None:
+    if OURS in os.environ:  # without the starting process, joining the group would wait for minutes
+        end_with_parent(int(os.environ[OURS]), SECONDS_TO_STOP)
     # No backend named: gloo for tensors on the CPU, nccl for those on GPUs.
     dist.init_process_group()
     try:

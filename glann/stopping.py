@@ -58,6 +58,18 @@ def stop_requested() -> bool:
     return bool(_received)
 
 
+def end_with_parent(parent: int, grace: float) -> None:
+    """End this process so many seconds after its parent has ended, whatever it waits for then."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(grace)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _request(number: int, _: FrameType | None) -> None:
     now = time.monotonic()
     if _received and now - _received[0][1] > AT_ONCE_AFTER:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
@@ -16,6 +14,7 @@ from typing import TypeVar
 from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
 from glann.errors import GlannError
+from glann.stopping import end_with_parent
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -65,10 +64,4 @@ def in_order(
 
 def _begin(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent that answers Ctrl-C
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
+    end_with_parent(parent, grace=0)

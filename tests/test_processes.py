@@ -100,6 +100,22 @@ def test_a_killed_process_ends_the_run_with_one_line(shapes: np.ndarray, tmp_pat
     assert not list(folder.glob("data/glo/*"))
 
 
+def test_without_the_starting_process_no_other_stays(shapes: np.ndarray, tmp_path: Path):
+    folder = project(tmp_path / "two", shapes, {"glo": {"epochs": 100_000}}, processes=2)
+    process = start(folder, "stages.glo")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+
+    def ranks() -> list[Path]:
+        paths = [Path("/proc") / pid for pid in children.read_text().split()]
+        return [path for path in paths if b"stages.glo" in (path / "cmdline").read_bytes()]
+
+    wait_for(lambda: len(ranks()) == 2)
+    left = ranks()
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(path.exists() for path in left))
+
+
 def test_what_one_process_complains_of_is_said_once(shapes: np.ndarray, tmp_path: Path):
     folder = project(tmp_path / "two", shapes, {"glo": {"batch_size": 2}}, processes=2)
     process = start(folder, "stages.glo")
