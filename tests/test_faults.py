@@ -32,7 +32,7 @@ TOO_SMALL = 700  # bytes, less than the smallest file that every stage writes
 
 
 def stage(folder: Path, name: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a stage, with no file longer than so many bytes, as on a full disk."""
+    """Run a stage, the folder's own modules first, with no file longer than so many bytes."""
 
     def full() -> None:
         if limit:
@@ -41,7 +41,7 @@ def stage(folder: Path, name: str, limit: int | None = None) -> subprocess.Compl
     return subprocess.run(
         [sys.executable, "-m", f"stages.{name}"],
         cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={"PYTHONPATH": f"{folder}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
         check=False,
@@ -164,14 +164,7 @@ def test_memory_that_runs_out_all_the_same_is_one_line(shapes: np.ndarray, tmp_p
         "    return torch.empty(2**60)\n"
         "glann.glo.initial_latents = greedy\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-m", "stages.glo"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    result = stage(tmp_path, "glo")
     said = result.stderr.splitlines()
     assert result.returncode == 1 and len(said) == 1, said
     assert said[0].startswith("glann: memory ran out; lower glo.batch_size")
@@ -179,16 +172,9 @@ def test_memory_that_runs_out_all_the_same_is_one_line(shapes: np.ndarray, tmp_p
 
 def test_a_missing_faiss_is_one_line(shapes: np.ndarray, tmp_path: Path):
     project(tmp_path, shapes)
-    (tmp_path / "faiss.py").write_text("raise ImportError('no faiss here')")
     assert stage(tmp_path, "glo").returncode == 0
-    result = subprocess.run(
-        [sys.executable, "-m", "stages.imle"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": f"{tmp_path}:{ROOT}"},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    (tmp_path / "faiss.py").write_text("raise ImportError('no faiss here')")
+    result = stage(tmp_path, "imle")
     assert result.returncode == 1 and result.stderr.splitlines() == [
         "glann: Faiss cannot be imported (no faiss here); "
         "pip install faiss-gpu on Linux x86-64, faiss-cpu elsewhere"
