@@ -29,12 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16 as torchvision_vgg16
 
 from benchmarks.data import digits, latent_cloud
+from benchmarks.start_up import Row, start_up, timed
 from glann.compute import Execution, execution
 from glann.config import Compute, Decoder, Glo, Imle, Loss, Mapping
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
 from glann.generator import Generator
-from glann.glo import LatentTable, initial_latents, train_glo
+from glann.glo import train_glo
 from glann.imle import NoiseDraws, fit_imle, map_candidates
+from glann.latents import LatentTable, initial_latents
 from glann.losses import l1, reconstruction_loss
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.neighbors import nearest, nearest_in_blocks
@@ -45,7 +47,6 @@ from glann.storage import save_json, save_tensors
 from glann.streams import stream
 from glann.training import adam, step
 
-Row = dict[str, Any]
 BATCH = 128
 
 
@@ -140,7 +141,9 @@ def glo(kind: str, run: Execution, threads: int, rounds: int, epochs: int) -> li
             loss = Loss(kind="perceptual", weights=vgg_weights(folder))
             arguments.append(f"--vgg={loss.weights}")
         decoder = Decoder(kind="infogan", width=64)
-        config = Glo(decoder=decoder, loss=loss, epochs=epochs, batch_size=BATCH, schedule="constant")
+        config = Glo(
+            decoder=decoder, loss=loss, latent_noise=0, epochs=epochs, batch_size=BATCH, schedule="constant"
+        )
 
         def train(clock: Clock) -> float:
             return train_glo(images, config, 0, run, clock).history[-1]["loss"]  # type: ignore[arg-type]
@@ -243,13 +246,6 @@ def imle(n: int, run: Execution, threads: int, epochs: int, rounds: int) -> list
     ]
 
 
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds that `work` takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def approximate(n: int, index: str, run: Execution) -> list[Row]:
     """Time an approximate index against exact search of a slice of the queries, and compare distances."""
     latents = latent_cloud(n)
@@ -313,31 +309,6 @@ def sampling(path: str | None, run: Execution, count: int) -> list[Row]:
         }
         for name in ("png", "npy")
     ]
-
-
-def start_up() -> list[Row]:
-    """Time what people wait for most often."""
-    commands = {
-        "glann --help": ["glann", "--help"],
-        "import torch": [sys.executable, "-c", "import torch"],
-        "import faiss": [sys.executable, "-c", "import faiss"],
-        "import glann.generator": [sys.executable, "-c", "import glann.generator"],
-        "glann sample --count 1": ["glann", "sample", "--count", "1", "--out"],
-        "dvc --version": ["dvc", "--version"],
-        "dvc repro, nothing to do": ["dvc", "repro"],
-    }
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, command in commands.items():
-            if command[-1] == "--out":
-                if not Path("data/imle/generator.safetensors").is_file():
-                    continue
-                command.append(f"{folder}/one.png")
-            seconds = [
-                timed(lambda c=command: subprocess.run(c, capture_output=True, check=True)) for _ in range(3)
-            ]
-            rows.append({"what": name, "ours": f"{statistics.median(seconds):.2f} s"})
-    return rows
 
 
 def main() -> None:

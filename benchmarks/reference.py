@@ -22,7 +22,7 @@ from glann.config import Decoder
 from glann.config import Glo as GloConfig
 from glann.config import Imle as ImleConfig
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
-from glann.glo import initial_latents
+from glann.latents import initial_latents
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.shards import Shard
 from glann.streams import stream

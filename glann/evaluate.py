@@ -25,8 +25,9 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from glann.config import Params
+from glann.diagnosis import missed, nearest_images, quantiles, strangest
 from glann.errors import GlannError
-from glann.features import BATCH, Network, choose_kind, extract, feature_network
+from glann.features import Network, choose_kind, extract, feature_network
 from glann.generator import Generator
 from glann.metrics import (
     density_coverage,
@@ -36,18 +37,15 @@ from glann.metrics import (
     prd,
     precision_recall,
 )
-from glann.neighbors import nearest
 from glann.pictures import grid, save_labelled_rows, save_png
-from glann.pixels import thumbnails
 from glann.progress import progress
 from glann.storage import all_or_none, save_json
 from glann.streams import stream, stream_seed
 
 CHUNK_BYTES = 2**30  # images of a row in memory at once
 MIXTURE_ROWS = 10_000  # latents that the Gaussians are fitted to, at most
-NEAREST_AMONG = 20_000  # training images searched for copies, at most
-SHORTLIST = 50  # of them, per sample: the nearest in pixels, which are then compared by features
-THUMBNAIL = 16  # px, for the comparison in pixels
+SEARCHED = 20_000  # training images searched for copies, and latents for misses, at most
+PICTURED = 10  # images of a row in pictures
 LABELS = {
     "train": "training images",
     "reconstructions": "reconstructions",
@@ -103,7 +101,9 @@ def evaluate(
     _check(images, holdout, latents)
     seed, count = params.seed, min(params.evaluate.count, len(images))
     order = torch.randperm(len(images), generator=stream(seed, "evaluate", "rows")).numpy()
-    chosen, pool = order[:count], np.sort(order[:NEAREST_AMONG])
+    chosen, pool = order[:count], np.sort(order[:SEARCHED])
+
+    drawn = generator.sample_latents(count, stream_seed(seed, "evaluate", "glann"))
 
     def decoded(rows: Tensor) -> Images:
         return lambda part: generator.decode(rows[part])
@@ -111,7 +111,7 @@ def evaluate(
     sets: dict[str, Images] = {
         "train": lambda part: np.asarray(images[chosen[part]]),
         "reconstructions": decoded(latents[chosen]),
-        "glann": decoded(generator.sample_latents(count, stream_seed(seed, "evaluate", "glann"))),
+        "glann": decoded(drawn),
         "glo_gaussian": decoded(draw_latents(latents, 1, count, seed)),
         "glo_mixture": decoded(draw_latents(latents, params.evaluate.mixture_components, count, seed)),
     }
@@ -132,11 +132,22 @@ def evaluate(
 
     shown = {name: rows(slice(64)) for name, rows in sets.items()}
     twins = nearest_images(network, shown["glann"][:16], images, pool)
+    misses, near = missed(latents[pool], drawn, PICTURED)
+    strange, alike = strangest(features["glann"], features["train"], PICTURED)
+    weakest = [
+        ("training images\nmissed most", np.asarray(images[pool[misses]])),
+        ("nearest sample", generator.decode(drawn[near])),
+        ("samples least like\nany training image", generator.decode(drawn[strange])),
+        (f"nearest of {count}", np.asarray(images[chosen[alike]])),
+    ]
+    distances = {"glann": features["glann"], "holdout": reference}
 
     metrics = {"features": kind, "count": count, "reference_count": len(holdout), **table}
     with all_or_none(folder) as inside:
         _write_pictures(inside / "plots", holdout, shown, twins, len(pool))
+        save_labelled_rows(inside / "plots" / "weakest.png", weakest)
         _write_curves(inside / "plots" / "prd.json", curves)
+        save_json(inside / "plots" / "novelty.json", quantiles(distances, features["train"]))
         save_json(inside / "metrics.json", metrics)
     _print(table, f"{count} images a row against {len(holdout)} hold-out images, {kind} features")
 
@@ -199,41 +210,6 @@ def compare(features: Tensor, reference: Tensor, curve: Curve) -> dict[str, floa
     return {column: float(f"{value:.6g}") for column, value in zip(COLUMNS, values, strict=True)}
 
 
-def nearest_images(
-    network: Network, samples: NDArray[np.uint8], images: NDArray[np.uint8], pool: NDArray[np.int64]
-) -> NDArray[np.uint8]:
-    """Find for every sample the training image with the nearest features: a copy, if the model memorises.
-
-    Only each sample's nearest images in pixels are candidates, since features of all would take minutes;
-    a copy is near in both.
-
-    Parameters
-    ----------
-    network
-        Images to features.
-    samples
-        uint8 [q, h, w, c].
-    images
-        The training images, uint8 [n, h, w, c].
-    pool
-        Rows of `images` that are searched, int64 [p], ascending.
-
-    Returns
-    -------
-    NDArray
-        uint8 [q, h, w, c].
-    """
-    with progress("nearest training images", len(pool), "images") as advance:
-        thumbs = []
-        for rows in np.array_split(pool, -(-len(pool) // BATCH)):
-            thumbs.append(thumbnails(images[rows], THUMBNAIL))
-            advance(len(rows))
-    _, near = nearest(thumbnails(samples, THUMBNAIL), torch.cat(thumbs), k=min(SHORTLIST, len(pool)))
-    candidates = np.asarray(images[pool[np.unique(near.numpy())]])
-    _, found = nearest(network(samples), extract(network, candidates, "features of candidates"))
-    return candidates[found[:, 0].numpy()]
-
-
 def _extract(network: Network, images: Images, count: int, chunk: int, title: str) -> Tensor:
     """Extract features of all `count` images with no more than `chunk` of them in memory."""
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
@@ -271,8 +247,8 @@ def _write_pictures(
     searched: int,
 ) -> None:
     """Write the PNG files; `shown` has up to 64 images of each row, `twins` the nearest to glann's first."""
-    rows = [(LABELS[name], images[:10]) for name, images in shown.items()]
-    save_labelled_rows(folder / "comparison.png", [("hold-out images", holdout[:10]), *rows])
+    rows = [(LABELS[name], images[:PICTURED]) for name, images in shown.items()]
+    save_labelled_rows(folder / "comparison.png", [("hold-out images", holdout[:PICTURED]), *rows])
     pairs = []
     for part in (slice(0, 8), slice(8, len(twins))):
         if len(twins[part]):

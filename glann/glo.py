@@ -7,10 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
@@ -19,13 +16,14 @@ from glann.compute import Execution
 from glann.config import SIZES_MADE, Glo
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
 from glann.errors import GlannError
+from glann.latents import LatentNoise, LatentTable, initial_latents
 from glann.losses import loss_bytes, reconstruction_loss
 from glann.memory import activation_bytes, check_memory, weight_bytes
-from glann.pixels import thumbnails, to_float, upload
+from glann.pixels import to_float, upload
 from glann.processes import data_parallel, rank, ranks, rows_at_first
 from glann.progress import progress
 from glann.shards import Shard
-from glann.streams import noise_rows, stream, stream_seed
+from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 Item = TypeVar("Item")
@@ -34,9 +32,6 @@ Result = TypeVar("Result")
 LOOKED_AT = 64  # images whose variety is watched
 SETTLED_AFTER = 500  # steps, by which pictures differ
 LEAST_VARIETY = 0.02  # of the images' own
-
-PCA_IMAGES = 10_000  # principal components are fitted to so many images
-PCA_SIZE = 32  # px to which images are reduced for it
 
 
 @dataclass
@@ -105,6 +100,7 @@ def train_glo(
     optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
     own = images[shard.start : shard.stop]
     loss_of = reconstruction_loss(config.loss, execution, own)
+    perturb = LatentNoise(config.latent_noise, table.latents, shard, seed)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
     run = TrainingRun("glo", config.epochs, shard.steps, checkpoints)
 
@@ -121,7 +117,8 @@ def train_glo(
                 factor = learning_rate_factor(config.schedule, i, config.epochs * shard.steps)
                 latents = table.rows(rows)
                 with execution.autocast():
-                    loss = loss_of(parallel(latents), targets, rows, stream(seed, "glo", i, "loss"))
+                    decoded = parallel(perturb(latents, rows, i))
+                    loss = loss_of(decoded, targets, rows, stream(seed, "glo", i, "loss"))
                 (loss * weight).backward()
                 run.add(loss, len(rows))
                 step(optimizer, config.decoder_lr * factor)
@@ -184,82 +181,6 @@ def _check_variety(
             f"epoch {len(run.history)}",
             f"will not fall: all latents decode to one picture ({run.history[-1]['loss']:g})",
         )
-
-
-class LatentTable:
-    """One unit-norm latent per image, each with its own Adam moments and step count.
-
-    A step reads and writes the rows of its batch alone, so its cost does not grow with the table. Adam
-    (arXiv:1412.6980, algorithm 1) corrects the bias of young moments by the step count: it is kept per row,
-    since a row is stepped once an epoch.
-
-    Attributes
-    ----------
-    latents, moment, square
-        float32 [n, d].
-    steps
-        float32 [n].
-    """
-
-    def __init__(self, latents: Tensor):
-        self.latents = latents
-        self.moment = torch.zeros_like(latents)
-        self.square = torch.zeros_like(latents)
-        self.steps = latents.new_zeros(len(latents))
-
-    def rows(self, rows: Tensor) -> Tensor:
-        """Return the latents of a batch, float32 [b, d], as a leaf that collects a gradient."""
-        return self.latents[rows].requires_grad_()
-
-    def step(self, rows: Tensor, latents: Tensor, lr: float, scale: float) -> None:
-        """Step the batch's latents by their gradient times `scale`, and project them to the unit sphere.
-
-        The loss is a mean over the batch; with the batch's size as `scale` it is each image's own.
-        """
-        assert latents.grad is not None
-        betas = (0.5, 0.999)
-        gradient = latents.grad * scale
-        steps = self.steps[rows] + 1
-        moment = torch.lerp(gradient, self.moment[rows], betas[0])
-        square = torch.lerp(gradient.square(), self.square[rows], betas[1])
-        self.steps[rows], self.moment[rows], self.square[rows] = steps, moment, square
-        moment = moment / (1 - betas[0] ** steps)[:, None]
-        square = square / (1 - betas[1] ** steps)[:, None]
-        moved = latents.detach() - lr * moment / (square.sqrt() + 1e-8)
-        self.latents[rows] = F.normalize(moved, dim=1)
-
-    def state(self) -> dict[str, Tensor]:
-        """Return all tensors by name; on rank 0 with the rows of all ranks."""
-        return {f"table.{name}": rows_at_first(value) for name, value in vars(self).items()}
-
-    def restore(self, tensors: dict[str, Tensor], start: int, stop: int) -> None:
-        """Put back rows `start` to `stop` of what `state` returned."""
-        for name, value in vars(self).items():
-            value.copy_(tensors[f"table.{name}"][start:stop])
-
-
-def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int, start: int, stop: int) -> Tensor:
-    """Return the first latents of images `start` to `stop`, float32 [stop - start, d] with unit rows.
-
-    "pca": the images' whitened principal components, so that like images start near each other, filled up
-    with noise where there are fewer components than d. "random": standard normal, projected to the sphere.
-    """
-    n, d = len(images), config.latent_dim
-    latents = noise_rows(start, stop, d, seed, "glo", "latents")
-    if config.latent_init == "pca" and n > 2:
-        sample = torch.randperm(n, generator=stream(seed, "glo", "pca"))[:PCA_IMAGES].sort().values
-        vectors = thumbnails(images, PCA_SIZE, sample.numpy()).numpy()
-        components = min(d, len(vectors) - 1, vectors.shape[1])
-        random_state = stream_seed(seed, "glo", "pca") % 2**32
-        pca = PCA(components, whiten=True, svd_solver="randomized", random_state=random_state)
-        # Sums in parallel depend on the number of cores; images may be constant.
-        with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
-            pca.fit(vectors)
-            for first in range(start, stop, PCA_IMAGES):
-                rows = np.arange(first, min(first + PCA_IMAGES, stop))
-                found = pca.transform(thumbnails(images, PCA_SIZE, rows).numpy())
-                latents[rows - start, :components] = torch.from_numpy(found)
-    return F.normalize(latents.nan_to_num(), dim=1)
 
 
 def read_ahead(

@@ -54,12 +54,21 @@ class Shard:
     @property
     def start(self) -> int:
         """First row of this rank."""
-        return self._first_row(self._strata_of_rank.start)
+        return self._first_row(self.places.start)
 
     @property
     def stop(self) -> int:
         """End of this rank's rows."""
-        return self._first_row(self._strata_of_rank.stop)
+        return self._first_row(self.places.stop)
+
+    @property
+    def places(self) -> range:
+        """The places of a batch, or strata, that this rank fills."""
+        return range(self.strata * self.rank // self.ranks, self.strata * (self.rank + 1) // self.ranks)
+
+    def place(self, rows: Tensor) -> Tensor:
+        """Return which of `places`, counted from 0, these rows, int64 counted from `start`, fill."""
+        return ((rows + self.start + 1) * self.strata - 1) // self.n - self.places.start
 
     def batches(self, seed: int, *name: str | int) -> Iterator[tuple[Tensor, float]]:
         """Yield this rank's part of every batch of an epoch.
@@ -82,7 +91,7 @@ class Shard:
         count = self.steps * self.strata - self.n
         gaps = torch.arange(count) * self.steps // max(count, 1)
         columns = []
-        for stratum in self._strata_of_rank:
+        for stratum in self.places:
             first, last = self._first_row(stratum), self._first_row(stratum + 1)
             present = torch.ones(self.steps, dtype=torch.bool)
             present[gaps[self.steps * stratum - first : self.steps * (stratum + 1) - last]] = False
@@ -93,10 +102,6 @@ class Shard:
         for places, missing in zip(table, gaps.bincount(minlength=self.steps).tolist(), strict=True):
             rows = places[places >= 0] - self.start
             yield rows, len(rows) * self.ranks / (self.strata - missing)
-
-    @property
-    def _strata_of_rank(self) -> range:
-        return range(self.strata * self.rank // self.ranks, self.strata * (self.rank + 1) // self.ranks)
 
     def _first_row(self, stratum: int) -> int:
         return stratum * self.n // self.strata

@@ -180,16 +180,14 @@ class TrainingRun:
         loss = float(f"{total(self.sum).item() / n:.6g}")
         self.history.append({"epoch": len(self.history) + 1, "loss": loss, **more})
         self._begin_epoch()
-        if len(self.history) > PATIENCE and all(map(self._far_off, self.recent_losses())):
+        if len(self.history) > PATIENCE and all(
+            self._far_off(entry["loss"]) for entry in self.history[-PATIENCE:]
+        ):
             best = min(entry["loss"] for entry in self.history)
             self.stop(
                 f"epoch {len(self.history)}",
                 f"has been more than {DIVERGED} times its best ({best:g}) for {PATIENCE} epochs: {loss:g}",
             )
-
-    def recent_losses(self) -> list[float]:
-        """Return the losses of the last epochs, `PATIENCE` of them at most."""
-        return [entry["loss"] for entry in self.history[-PATIENCE:]]
 
     def _far_off(self, loss: float) -> bool:
         """Say whether a loss is bad beyond chance: a multiple of the best, and worse than the first."""

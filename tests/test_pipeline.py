@@ -52,6 +52,7 @@ def test_dvc_repro_runs_every_stage_and_makes_every_artifact(project: Path):
         "sample/interpolation",
         "evaluate/plots/nearest",
         "evaluate/plots/comparison",
+        "evaluate/plots/weakest",
     ):
         assert Image.open(project / f"data/{name}.png").size[0] > 16
     metrics = json.loads((project / "data/evaluate/metrics.json").read_text())
@@ -59,6 +60,9 @@ def test_dvc_repro_runs_every_stage_and_makes_every_artifact(project: Path):
     columns = {"frechet", "kid", "precision", "recall", "density", "coverage", "f8", "f1_8"}
     assert metrics["features"] == "pixels"
     assert all(set(metrics[row]) == columns for row in rows)
+    novelty = json.loads((project / "data/evaluate/plots/novelty.json").read_text())
+    assert [point["percent"] for point in novelty] == [*range(101)]
+    assert 0 < novelty[50]["holdout"] < novelty[100]["holdout"] and novelty[50]["glann"] > 0
     # Real images are nearer to real images than those of a model trained for a second.
     assert metrics["train"]["frechet"] < metrics["reconstructions"]["frechet"]
     assert not list((project / ".checkpoints").glob("*"))

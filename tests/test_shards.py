@@ -32,6 +32,16 @@ def test_any_number_of_ranks_shares_the_same_batches(ranks: int):
     assert [[*itertools.chain(*part)] for part in parts] == batches(Shard(n, batch_size))
 
 
+@pytest.mark.parametrize(("n", "batch_size"), CASES)
+def test_a_row_knows_its_place_in_the_batch(n: int, batch_size: int):
+    shard = Shard(n, batch_size)
+    for rows, _ in shard.batches(0, "order"):
+        places = shard.place(rows).tolist()
+        assert places == sorted(set(places)) and places[-1] < shard.strata
+        if len(rows) == shard.strata:
+            assert places == [*range(shard.strata)]
+
+
 def test_weights_make_the_mean_over_ranks_the_mean_over_the_batch():
     shards = [Shard(103, 10, rank, 3) for rank in range(3)]
     for parts in zip(*(shard.batches(0, "order") for shard in shards), strict=True):

@@ -10,8 +10,10 @@ from glann.checkpoints import Checkpoints, flatten_state, restore_state
 from glann.compute import Execution, execution
 from glann.config import Compute, Glo, ParameterGroup
 from glann.errors import GlannError
-from glann.glo import LatentTable, _in_thread, initial_latents, train_glo
+from glann.glo import _in_thread, train_glo
+from glann.latents import LatentNoise, LatentTable, initial_latents
 from glann.pixels import to_float, upload
+from glann.shards import Shard
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 TINY = {"decoder": {"width": 8}, "latent_dim": 8, "epochs": 4, "batch_size": 16}
@@ -101,6 +103,47 @@ def test_pca_puts_like_images_near_each_other(shapes: np.ndarray):
 def test_more_latent_dimensions_than_images_are_filled_with_noise(shapes: np.ndarray):
     latents = initial_latents(shapes[:4], Glo(latent_dim=64), 0, 0, 4)
     assert latents.shape == (4, 64) and latents.isfinite().all() and (latents != 0).all()
+
+
+def test_unwhitened_components_keep_the_weight_that_they_have_in_the_images(shapes: np.ndarray):
+    plain, white = (
+        initial_latents(shapes, Glo(latent_dim=8, latent_init=init), 0, 0, 48)
+        for init in ("pca", "pca_whitened")
+    )
+    spread, even = plain.square().mean(dim=0), white.square().mean(dim=0)
+    assert spread[0] > 3 * spread[7]
+    assert even.max() < 2 * even.min()
+
+
+def test_images_that_do_not_differ_get_latents_of_length_1():
+    images = np.full((20, 16, 16, 3), 7, np.uint8)
+    latents = initial_latents(images, Glo(latent_dim=8), 0, 0, 20)
+    assert torch.allclose(latents.norm(dim=1), torch.ones(20), atol=1e-5)
+
+
+def test_noise_has_its_length_follows_the_latents_and_is_the_same_for_any_number_of_ranks():
+    draws = torch.Generator().manual_seed(0)
+    first = nn.functional.normalize(
+        torch.randn(600, 5, generator=draws) * torch.tensor([4, 2, 1, 1, 0]), dim=1
+    )
+    whole = Shard(600, 200)
+    perturb = LatentNoise(0.5, first, whole, 0)
+    rows, _ = next(whole.batches(0, "order"))
+    noisy = perturb(first[rows], rows, 7)
+    assert torch.allclose(noisy.norm(dim=1), torch.ones(200), atol=1e-5)
+    assert not torch.equal(noisy, perturb(first[rows], rows, 8))
+    added = noisy / (noisy * first[rows]).sum(dim=1, keepdim=True) - first[rows]  # across the latent
+    assert 0.3 < added.square().sum(dim=1).mean().sqrt() < 0.6
+    assert added[:, 4].abs().max() < 1e-6 and added[:, 0].std() > 1.15 * added[:, 2].std()
+    assert torch.equal(LatentNoise(0, first, whole, 0)(first[rows], rows, 7), first[rows])
+    parts = []
+    for rank in range(2):
+        half = Shard(600, 200, rank, 2)
+        of_rank = LatentNoise(0.5, first, whole, 0)  # the spread is that of all ranks' latents
+        of_rank.shard = half
+        own, _ = next(half.batches(0, "order"))
+        parts.append(of_rank(first[own + half.start], own, 7))
+    assert torch.equal(torch.cat(parts), noisy)
 
 
 def test_a_thread_ahead_keeps_the_order_and_passes_errors_on():
