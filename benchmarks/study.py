@@ -1,0 +1,203 @@
+"""What moves the quality of samples: one factor at a time from params.yaml, several seeds each.
+
+    dvc repro prepare
+    python -m benchmarks.study --seeds 3 --out study.json [VARIANT ...]
+
+Works on data/prepare of the current folder. Latents and decoders are kept in .study/, so variants of `imle`
+train none anew. A table of means and largest deviations is printed, and everything is written to --out.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.compute import Execution, execution
+from glann.config import Mapping, Params, load_params
+from glann.decoders import DecoderNetwork
+from glann.evaluate import draw_latents
+from glann.features import Network, choose_kind, extract, feature_network
+from glann.generator import Generator
+from glann.glo import train_glo
+from glann.imle import fit_imle
+from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.metrics import frechet_distance, precision_recall
+from glann.neighbors import nearest
+from glann.pictures import grid, save_png
+from glann.storage import load_npy, load_tensors, save_json, save_tensors
+from glann.streams import stream
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "params.yaml": {},
+    "latents: whitened": {"glo": {"latent_init": "pca_whitened"}},
+    "latents: random": {"glo": {"latent_init": "random"}},
+    "latents: 32 numbers": {"glo": {"latent_dim": 32}},
+    "latent noise: 0": {"glo": {"latent_noise": 0.0}},
+    "latent noise: 0.25": {"glo": {"latent_noise": 0.25}},
+    "latent noise: 0.7": {"glo": {"latent_noise": 0.7}},
+    "whitened, no noise": {"glo": {"latent_init": "pca_whitened", "latent_noise": 0.0}},
+    "batches twice as large": {"glo": {"batch_size": 2.0}},
+    "decoder twice as wide": {"glo": {"decoder": {"width": 2.0}}},
+    "epochs: a third": {"imle": {"epochs": 1 / 3}},
+    "epochs: threefold": {"imle": {"epochs": 3.0}},
+    "candidates: half": {"imle": {"candidates": 0.5}},
+    "candidates: threefold": {"imle": {"candidates": 3.0}},
+    "search: every 5 epochs": {"imle": {"refresh": 5}},
+    "mapping: the paper's": {"imle": {"mapping": {"kind": "mlp", "width": 128, "depth": 2}}},
+    "mapping: twice as wide": {"imle": {"mapping": {"width": 2.0}}},
+    "mapping: twice as deep": {"imle": {"mapping": {"depth": 2.0}}},
+    "noise: 16 numbers": {"imle": {"noise_dim": 16}},
+    "noise: 64 numbers": {"imle": {"noise_dim": 64}},
+    "average: none": {"imle": {"ema": 0.0}},
+    "moments: not corrected": {"imle": {"correct_moments": False}},
+    "truncation: 0.8": {"sample": {"truncation": 0.8}},
+    "truncation: 1.2": {"sample": {"truncation": 1.2}},
+    "instead of imle: Gaussian": {"prior": 1},
+    "instead of imle: mixture": {"prior": 50},
+}
+FACTORS = {"batch_size", "width", "depth", "epochs", "candidates"}  # floats multiply these
+COLUMNS = ("frechet_reconstructions", "frechet", "precision", "recall", "seconds_glo", "seconds_prior")
+
+
+def varied(params: Params, changes: dict[str, Any], seed: int) -> Params:
+    """Return params with changed keys; a float changes a key in `FACTORS` by that factor."""
+
+    def update(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+        merged = dict(old)
+        for key, value in new.items():
+            if isinstance(value, dict):
+                merged[key] = update(old[key], value)
+            elif key in FACTORS and isinstance(value, float):
+                merged[key] = type(old[key])(round(old[key] * value, 6))
+            else:
+                merged[key] = value
+        return merged
+
+    return Params.model_validate(update(params.model_dump(), changes) | {"seed": seed})
+
+
+class Study:
+    """Trains and measures variants of one set of images.
+
+    Parameters
+    ----------
+    images, holdout
+        uint8 [n, h, w, c] and [m, h, w, c].
+    params
+        What the variants differ from.
+    kept
+        Folder for trained latents and decoders.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], holdout: NDArray[np.uint8], params: Params, kept: Path):
+        self.images, self.params, self.kept = images, params, kept
+        self.count = min(params.evaluate.count, len(images))
+        self.execution: Execution = execution(params.compute)
+        kind = choose_kind(params.evaluate.features, params.evaluate.weights)
+        self.network: Network = feature_network(kind, params.evaluate.weights, holdout, self.execution)
+        self.reference = extract(self.network, holdout, "features of hold-out")
+
+    def measure(self, images: NDArray[np.uint8]) -> dict[str, float]:
+        """Compare images with the hold-out."""
+        features = extract(self.network, images, "features")
+        precision, recall = precision_recall(features, self.reference)
+        distance = frechet_distance(features, self.reference)
+        return {"frechet": distance, "precision": precision, "recall": recall}
+
+    def generator(self, decoder: DecoderNetwork, mapping: MappingNetwork | None = None) -> Generator:
+        """Return what decodes latents, and maps noise if there is a mapping for it."""
+        dim = decoder.architecture.latent_dim
+        none = MappingArchitecture(config=Mapping(width=4, depth=1), noise_dim=1, latent_dim=dim)
+        return Generator(mapping or MappingNetwork(none), decoder, self.execution)
+
+    def glo(self, params: Params) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
+        """Return latents, decoder and the measures of reconstructions: trained, or as kept."""
+        settings = json.dumps([params.seed, params.glo.model_dump()])
+        path = self.kept / hashlib.sha256(settings.encode()).hexdigest()[:16]
+        if not (path / "measures.json").is_file():
+            start = time.perf_counter()
+            result = train_glo(self.images, params.glo, params.seed, self.execution)
+            seconds = time.perf_counter() - start
+            save_tensors(path / "latents.safetensors", {"latents": result.latents})
+            result.decoder.save(path / "decoder.safetensors")
+            rows = torch.randperm(len(result.latents), generator=stream(0, "study"))[: self.count]
+            decoded = self.generator(result.decoder).decode(result.latents[rows])
+            measures = self.measure(decoded) | {"seconds": seconds}
+            save_json(path / "measures.json", measures)
+        latents = load_tensors(path / "latents.safetensors")[0]["latents"]
+        decoder = DecoderNetwork.load(path / "decoder.safetensors")
+        return latents, decoder, json.loads((path / "measures.json").read_text())
+
+    def run(self, changes: dict[str, Any], seed: int, picture: Path) -> dict[str, float]:
+        """Train and measure one variant with one seed; draw 64 of its samples."""
+        changes = dict(changes)
+        components = changes.pop("prior", None)
+        params = varied(self.params, changes, seed)
+        latents, decoder, reconstructed = self.glo(params)
+        start = time.perf_counter()
+        if components is None:
+            generator = self.generator(decoder, fit_imle(latents, params.imle, seed, self.execution).mapping)
+            drawn = generator.sample_latents(self.count, 1, params.sample.truncation)
+        else:
+            generator = self.generator(decoder)
+            drawn = draw_latents(latents, components, self.count, seed)
+        seconds = time.perf_counter() - start
+        samples = generator.decode(drawn)
+        save_png(picture, grid(samples[:64]))
+        return {
+            "frechet_reconstructions": reconstructed["frechet"],
+            "precision_reconstructions": reconstructed["precision"],
+            "recall_reconstructions": reconstructed["recall"],
+            **self.measure(samples),
+            "latent_to_sample": nearest(latents, drawn)[0].mean().item(),
+            "sample_to_latent": nearest(drawn, latents)[0].mean().item(),
+            "seconds_glo": reconstructed["seconds"],
+            "seconds_prior": seconds,
+        }
+
+
+def row(name: str, runs: list[dict[str, float]]) -> str:
+    """Return a line of a Markdown table: means over seeds, and the largest deviations from them."""
+    cells = []
+    for column in COLUMNS:
+        values = np.array([run[column] for run in runs])
+        cells.append(f"{values.mean():.3g} ± {np.abs(values - values.mean()).max():.2g}")
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Run as a script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("variants", nargs="*", help=f"default: all of: {', '.join(VARIANTS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("study.json"), help="pictures go beside it")
+    options = parser.parse_args()
+    unknown = set(options.variants) - set(VARIANTS)
+    if unknown:
+        parser.error(f"no variant called {', '.join(sorted(unknown))}; there are: {', '.join(VARIANTS)}")
+    images = load_npy("data/prepare/images.npy", mmap=True)
+    study = Study(images, load_npy("data/prepare/holdout.npy"), load_params(), Path(".study"))
+    results = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    print(f"| variant | {' | '.join(COLUMNS)} |\n|{' --- |' * (len(COLUMNS) + 1)}", flush=True)
+    for name in options.variants or VARIANTS:
+        runs = results.setdefault(name, [])
+        for seed in range(len(runs), options.seeds):  # what was interrupted goes on
+            picture = options.out.with_name(
+                f"{options.out.stem}-{''.join(filter(str.isalnum, name))}-{seed}.png"
+            )
+            runs.append(study.run(VARIANTS[name], seed, picture))
+            save_json(options.out, results)
+        print(row(name, runs), flush=True)
+
+
+if __name__ == "__main__":
+    main()
