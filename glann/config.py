@@ -135,7 +135,7 @@ class Glo(Section):
     """numbers per latent (the paper: 64)"""
     latent_init: Literal["pca", "pca_whitened", "random"] = "pca"
     """the images' principal components, as they are or whitened, or normal noise; all on the unit sphere"""
-    latent_noise: float = Field(0.5, ge=0, le=10)
+    latent_noise: float = Field(0.25, ge=0, le=10)
     """length of the noise on a latent, of length 1, when it is decoded in training (the paper: 0)"""
     decoder: Decoder = Decoder()
     loss: Loss = Loss()
