@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import vgg16 as torchvision_vgg16
 
 from benchmarks.data import digits, latent_cloud
-from benchmarks.start_up import Row, start_up, timed
+from benchmarks.waiting import Row, checkpoint, start_up, timed
 from glann.compute import Execution, execution
 from glann.config import Compute, Decoder, Glo, Imle, Loss, Mapping
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
@@ -332,6 +332,7 @@ def main() -> None:
         "approximate": lambda: approximate(1_000_000, given.index, run),
         "sampling": lambda: sampling(given.generator, run, 10_000),
         "start-up": start_up,
+        "checkpoint": lambda: checkpoint(threads),
     }
     unknown = set(given.names) - set(benchmarks)
     if unknown:
