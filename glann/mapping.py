@@ -45,7 +45,8 @@ class MappingNetwork(nn.Module):
         self.register_buffer("shift", torch.zeros(a.latent_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("on_sphere", torch.zeros((), dtype=torch.bool))
-        self.register_buffer("matrix", torch.eye(a.latent_dim))
+        # torch.eye would import torch's compiler on the meta device, two seconds.
+        self.register_buffer("matrix", torch.zeros(a.latent_dim, a.latent_dim).fill_diagonal_(1))
         self.register_buffer("offset", torch.zeros(a.latent_dim))
 
     def fit_range(self, latents: Tensor) -> None:

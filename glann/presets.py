@@ -33,6 +33,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "faces64": {
         "prepare": {"source": "folder", "count": None, "resolution": 64},
         "glo": {
+            # What the README's figures were measured with; noise has been tried on digits and avatars alone.
+            "latent_init": "pca_whitened",
+            "latent_noise": 0.0,
             "decoder": {"kind": "residual", "width": 32},
             # Features are some hundred times larger than pixels. Without weight on these, a decoder that
             # has not learned to tell images apart yet settles on one texture for all.

@@ -1,10 +1,12 @@
 """Pictures from a generator: a grid, an interpolation strip, single images, an array."""
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +73,18 @@ def save_images(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> N
 
 
 def _save_npy(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> None:
-    with replacing(out) as temporary, temporary.open("wb") as file:
+    """Write the array as it comes; a thread brings it to the disk beside the making of the next images."""
+    with replacing(out) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as thread:
+        syncing: Future[Any] = thread.submit(int)
         for i, block in enumerate(blocks):
             if i == 0:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (count, *block.shape[1:])}
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(block).data)
+            if syncing.done():
+                syncing.result()
+                syncing = thread.submit(os.fsync, file.fileno())
+        syncing.result()
 
 
 def _save_folder(blocks: Iterable[NDArray[np.uint8]], out: Path) -> None:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,15 @@ def test_a_generator_comes_back_from_its_file(generator: Generator, tmp_path: Pa
     generator.save(tmp_path / "generator.safetensors")
     again = glann.Generator.load(tmp_path / "generator.safetensors", Compute(precision="float32"))
     assert np.array_equal(again.sample(3), generator.sample(3))
+
+
+def test_loading_does_not_import_a_compiler(generator: Generator, tmp_path: Path):
+    generator.save(tmp_path / "g.safetensors")
+    code = "import sys, glann; glann.Generator.load(sys.argv[1]); print('torch._dynamo' in sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "g.safetensors"], check=True, capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "False"  # it takes two seconds
 
 
 def test_a_file_that_is_no_generator_is_one_line(generator: Generator, tmp_path: Path):
