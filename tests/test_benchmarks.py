@@ -3,9 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+
+from benchmarks.study import VARIANTS, Study, row, varied
+from glann.config import Params
 
 
 @pytest.mark.parametrize(
@@ -17,3 +22,33 @@ def test_the_reference_learns(arguments: list[str], ignorance: float):
     command = [sys.executable, "-m", "benchmarks.reference", *arguments, "--threads=1"]
     said = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     assert said["seconds"] > 0 and said["loss"] < 0.6 * ignorance
+
+
+def test_every_variant_changes_the_settings_and_only_the_seed_changes_besides():
+    params = Params.model_validate({"glo": {"latent_noise": 0.1}})
+    for name, changes in VARIANTS.items():
+        changed = varied(params, {key: value for key, value in changes.items() if key != "prior"}, 0)
+        assert (changed == params) == (name == "params.yaml" or "prior" in changes), name
+    assert varied(params, VARIANTS["epochs: threefold"], 0).imle.epochs == 3 * params.imle.epochs
+    assert varied(params, VARIANTS["candidates: half"], 0).imle.candidates == params.imle.candidates / 2
+    assert varied(params, {}, 7) == params.model_copy(update={"seed": 7})
+
+
+def test_a_study_measures_variants_on_the_same_latents(shapes: np.ndarray, tmp_path: Path):
+    params = Params.model_validate(
+        {
+            "compute": {"device": "cpu", "threads": 1},
+            "glo": {"latent_dim": 8, "decoder": {"width": 8}, "epochs": 2, "batch_size": 16},
+            "imle": {"noise_dim": 4, "mapping": {"width": 16, "depth": 1}, "epochs": 2},
+            "evaluate": {"features": "pixels"},
+        }
+    )
+    study = Study(shapes[:36], shapes[36:], params, tmp_path / "kept")
+    names = ("params.yaml", "epochs: threefold", "instead of imle: Gaussian", "latent noise: 0")
+    runs = {name: study.run(VARIANTS[name], 0, tmp_path / f"{i}.png") for i, name in enumerate(names)}
+    first, longer, gaussian, silent = runs.values()
+    assert len([*(tmp_path / "kept").iterdir()]) == 2 and len([*tmp_path.glob("*.png")]) == 4
+    assert first["frechet_reconstructions"] == longer["frechet_reconstructions"]
+    assert first["frechet_reconstructions"] != silent["frechet_reconstructions"]
+    assert len({first["frechet"], longer["frechet"], gaussian["frechet"]}) == 3
+    assert row("both", [{**first, "recall": 0.25}, {**first, "recall": 0.75}]).split(" | ")[4] == "0.5 ± 0.25"
