@@ -13,6 +13,7 @@ from glann.scan import nearest_row
 TRAINING_ROWS = (
     64  # per list of an inverted file; Faiss's 256 take four times as long and find no nearer rows
 )
+QUERIES_AT_ONCE = 65_536  # in a scan, which takes some kB for each
 
 
 def nearest_in_blocks(
@@ -47,7 +48,8 @@ def nearest_in_blocks(
     before = 0
     for block in blocks:
         if precision == torch.bfloat16 and not queries.is_cuda:
-            distances, rows = nearest_row(queries, block)
+            parts = [nearest_row(part, block) for part in queries.split(QUERIES_AT_ONCE)]
+            distances, rows = (torch.cat(found) for found in zip(*parts, strict=True))
         else:
             distances, rows = (found[:, 0] for found in nearest(queries, block))
         closer = distances < best
