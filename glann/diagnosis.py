@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -15,49 +14,27 @@ SHORTLIST = 50  # training images per sample: the nearest in pixels, which are t
 THUMBNAIL = 16  # px, for the comparison in pixels
 
 
-def missed(latents: Tensor, drawn: Tensor, count: int) -> tuple[NDArray[np.int64], Tensor]:
-    """Find the latents that are farthest from all latents drawn.
+def farthest(queries: Tensor, database: Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the queries that are farthest from all rows of a database.
+
+    With training latents as queries and samples' as database these are the images that a model misses, with
+    features of samples and of images the samples like no image.
 
     Parameters
     ----------
-    latents
-        float32 [n, d], of training images.
-    drawn
-        float32 [m, d], of samples. Both are put on the unit sphere, where the decoder takes them from.
+    queries, database
+        float32 [q, d] and [m, d], on one device.
     count
         How many to find.
 
     Returns
     -------
     tuple
-        Rows of `latents`, int64 [count], the farthest first, and of each one's nearest in `drawn`.
+        Rows of `queries`, int64 [count], the farthest first, and of each one's nearest in `database`.
     """
-    drawn = F.normalize(drawn, dim=1)
-    return _farthest(F.normalize(latents.to(drawn.device), dim=1), drawn, count)
-
-
-def strangest(samples: Tensor, images: Tensor, count: int) -> tuple[NDArray[np.int64], Tensor]:
-    """Find the samples whose features are farthest from those of all images.
-
-    Parameters
-    ----------
-    samples, images
-        Features float32 [m, f] and [n, f].
-    count
-        How many to find.
-
-    Returns
-    -------
-    tuple
-        Rows of `samples`, int64 [count], the farthest first, and of each one's nearest in `images`.
-    """
-    return _farthest(samples, images, count)
-
-
-def _farthest(queries: Tensor, database: Tensor, count: int) -> tuple[NDArray[np.int64], Tensor]:
     distances, rows = nearest(queries, database)
     worst = distances[:, 0].topk(min(count, len(queries))).indices
-    return worst.cpu().numpy(), rows[worst, 0]
+    return worst.cpu().numpy(), rows[worst, 0].cpu().numpy()
 
 
 def quantiles(sets: dict[str, Tensor], images: Tensor) -> list[dict[str, float]]:

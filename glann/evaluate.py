@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
@@ -25,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from glann.config import Params
-from glann.diagnosis import missed, nearest_images, quantiles, strangest
+from glann.diagnosis import farthest, nearest_images, quantiles
 from glann.errors import GlannError
 from glann.features import Network, choose_kind, extract, feature_network
 from glann.generator import Generator
@@ -102,7 +103,6 @@ def evaluate(
     seed, count = params.seed, min(params.evaluate.count, len(images))
     order = torch.randperm(len(images), generator=stream(seed, "evaluate", "rows")).numpy()
     chosen, pool = order[:count], np.sort(order[:SEARCHED])
-
     drawn = generator.sample_latents(count, stream_seed(seed, "evaluate", "glann"))
 
     def decoded(rows: Tensor) -> Images:
@@ -132,8 +132,9 @@ def evaluate(
 
     shown = {name: rows(slice(64)) for name, rows in sets.items()}
     twins = nearest_images(network, shown["glann"][:16], images, pool)
-    misses, near = missed(latents[pool], drawn, PICTURED)
-    strange, alike = strangest(features["glann"], features["train"], PICTURED)
+    searched = F.normalize(latents[pool].to(drawn.device), dim=1)
+    misses, near = farthest(searched, F.normalize(drawn, dim=1), PICTURED)  # as the decoder takes them
+    strange, alike = farthest(features["glann"], features["train"], PICTURED)
     weakest = [
         ("training images\nmissed most", np.asarray(images[pool[misses]])),
         ("nearest sample", generator.decode(drawn[near])),

@@ -141,8 +141,8 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
 
 def _check_memory(n: int, d: int, count: int, config: Imle, execution: Execution) -> None:
     candidates = min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
-    if config.index != "Flat":  # other indexes hold all candidates, beside these themselves
-        candidates = 2 * count * d
+    if config.index != "Flat":  # for other indexes: block by block, joined, and in the index
+        candidates = 3 * count * d
     needed = 4 * (n * (d + 2 * config.noise_dim) + candidates)
     knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
     check_memory("imle", needed, execution, f"{knobs} or the number of latents ({n})")

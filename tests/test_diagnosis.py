@@ -2,21 +2,13 @@
 
 import torch
 
-from glann.diagnosis import missed, quantiles, strangest
+from glann.diagnosis import farthest, quantiles
 
 
-def test_the_latents_farthest_from_all_samples_are_missed():
-    latents = torch.eye(4)
-    drawn = 3 * torch.stack([latents[0], latents[1] + 0.1 * latents[2], latents[3] + 0.5 * latents[0]])
-    rows, near = missed(latents, drawn, 2)
-    assert rows.tolist() == [2, 3]  # only a tenth of row 2 is in any sample; half of a sample is not row 3
-    assert near.tolist() == [1, 2]
-
-
-def test_the_samples_farthest_from_all_images_are_strange():
+def test_the_farthest_come_first_each_with_its_nearest():
     images = torch.tensor([[0.0, 0.0], [4.0, 0.0]])
     samples = torch.tensor([[0.1, 0.0], [4.0, 3.0], [2.0, 0.0]])
-    rows, near = strangest(samples, images, 5)
+    rows, near = farthest(samples, images, 5)
     assert rows.tolist() == [1, 2, 0] and near.tolist()[0] == 1
 
 
