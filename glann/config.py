@@ -219,8 +219,10 @@ class Evaluate(Section):
     """weights of inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: downloaded"""
     count: int = Field(5000, ge=2)
     """images per row of the table, at most; each row is compared with the hold-out images"""
+    priors: list[Literal["gaussian", "mixture", "flow", "iresnet"]] = ["gaussian", "mixture"]
+    """other models of the latents to compare with; flow needs the package zuko, iresnet normflows"""
     mixture_components: int = Field(50, ge=1)
-    """components of the Gaussian mixture that GLANN is compared with"""
+    """components of the Gaussian mixture"""
 
 
 class Params(Section):

@@ -5,11 +5,10 @@ Every row of the table is a set of images compared with the hold-out images:
 - ``train``: training images, the best that a generator could do;
 - ``reconstructions``: training latents, decoded, the best that a model of the latents could do;
 - ``glann``: noise, mapped and decoded, the model itself;
-- ``glo_gaussian`` and ``glo_mixture``: latents drawn from a Gaussian, or a mixture of them, fitted to the
-  training latents, and decoded: GLO without a learned mapping, as the GLANN paper has it (arXiv:1812.08985).
+- ``glo_gaussian``, ``glo_mixture`` and others: latents drawn from a prior (`glann.priors`), and decoded: GLO
+  without IMLE, as the GLANN paper has it (arXiv:1812.08985).
 """
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +19,6 @@ from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from glann.config import Params
@@ -39,12 +35,12 @@ from glann.metrics import (
     precision_recall,
 )
 from glann.pictures import grid, save_labelled_rows, save_png
+from glann.priors import draw_prior
 from glann.progress import progress
 from glann.storage import all_or_none, save_json
 from glann.streams import stream, stream_seed
 
 CHUNK_BYTES = 2**30  # images of a row in memory at once
-MIXTURE_ROWS = 10_000  # latents that the Gaussians are fitted to, at most
 SEARCHED = 20_000  # training images searched for copies, and latents for misses, at most
 PICTURED = 10  # images of a row in pictures
 LABELS = {
@@ -53,6 +49,8 @@ LABELS = {
     "glann": "GLANN",
     "glo_gaussian": "GLO + Gaussian",
     "glo_mixture": "GLO + mixture",
+    "glo_flow": "GLO + flow",
+    "glo_iresnet": "GLO + i-ResNet",
 }
 COLUMNS = {
     "frechet": "Fréchet ↓",
@@ -112,9 +110,10 @@ def evaluate(
         "train": lambda part: np.asarray(images[chosen[part]]),
         "reconstructions": decoded(latents[chosen]),
         "glann": decoded(drawn),
-        "glo_gaussian": decoded(draw_latents(latents, 1, count, seed)),
-        "glo_mixture": decoded(draw_latents(latents, params.evaluate.mixture_components, count, seed)),
     }
+    for prior in dict.fromkeys(params.evaluate.priors):
+        modelled = draw_prior(prior, latents, count, seed, params.evaluate, generator.execution)
+        sets[f"glo_{prior}"] = decoded(modelled)
     kind = choose_kind(params.evaluate.features, params.evaluate.weights)
     network = feature_network(kind, params.evaluate.weights, holdout, generator.execution)
     reference = extract(network, holdout, f"{kind} features of hold-out")
@@ -151,39 +150,6 @@ def evaluate(
         save_json(inside / "plots" / "novelty.json", quantiles(distances, features["train"]))
         save_json(inside / "metrics.json", metrics)
     _print(table, f"{count} images a row against {len(holdout)} hold-out images, {kind} features")
-
-
-def draw_latents(latents: Tensor, components: int, count: int, seed: int) -> Tensor:
-    """Fit a mixture of Gaussians with full covariances to latents, and draw from it.
-
-    Parameters
-    ----------
-    latents
-        float32 [n, d].
-    components
-        Gaussians, at most; fewer where there are not two latents per dimension for each.
-    count, seed
-        How many to draw, and which.
-
-    Returns
-    -------
-    Tensor
-        float32 [count, d], in random order.
-    """
-    name = ("evaluate", "mixture", components)
-    rows = torch.randperm(len(latents), generator=stream(seed, *name, "rows"))[:MIXTURE_ROWS]
-    fitted = latents[rows].double().numpy()
-    mixture = GaussianMixture(
-        max(1, min(components, len(fitted) // (2 * fitted.shape[1]))),
-        reg_covar=max(1e-4 * fitted.var(0).mean(), 1e-8),  # latents may span fewer than d dimensions
-        max_iter=50,
-        random_state=stream_seed(seed, *name) % 2**32,
-    )
-    with threadpool_limits(1), warnings.catch_warnings():  # sums in parallel have no fixed order
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        drawn, _ = mixture.fit(fitted).sample(count)
-    shuffled = torch.randperm(count, generator=stream(seed, *name, "order"))  # it draws one by one component
-    return torch.tensor(drawn, dtype=torch.float32)[shuffled]
 
 
 def compare(features: Tensor, reference: Tensor, curve: Curve) -> dict[str, float]:
