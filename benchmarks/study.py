@@ -19,18 +19,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.matching import assign, reject_nearest
 from glann.compute import Execution, execution
 from glann.config import Mapping, Params, load_params
 from glann.decoders import DecoderNetwork
-from glann.evaluate import draw_latents
 from glann.features import Network, choose_kind, extract, feature_network
 from glann.generator import Generator
 from glann.glo import train_glo
 from glann.imle import fit_imle
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.metrics import frechet_distance, precision_recall
-from glann.neighbors import nearest
+from glann.neighbors import nearest, nearest_in_blocks
 from glann.pictures import grid, save_png
+from glann.priors import draw_prior
 from glann.storage import load_npy, load_tensors, save_json, save_tensors
 from glann.streams import stream
 
@@ -43,26 +44,44 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latent noise: 0.25": {"glo": {"latent_noise": 0.25}},
     "latent noise: 0.7": {"glo": {"latent_noise": 0.7}},
     "whitened, no noise": {"glo": {"latent_init": "pca_whitened", "latent_noise": 0.0}},
-    "batches twice as large": {"glo": {"batch_size": 2.0}},
-    "decoder twice as wide": {"glo": {"decoder": {"width": 2.0}}},
+    "latent noise: 0.5": {"glo": {"latent_noise": 0.5}},
+    "glo: half the epochs": {"glo": {"epochs": 0.5}},
+    "glo: batches twice as large": {"glo": {"batch_size": 2.0}},
+    "glo: constant rates": {"glo": {"schedule": "constant"}},
+    "glo: no average": {"glo": {"ema": 0.0}},
+    "decoder: twice as wide": {"glo": {"decoder": {"width": 2.0}}},
+    "decoder: twice as wide, half the epochs": {"glo": {"epochs": 0.5, "decoder": {"width": 2.0}}},
+    "decoder: dcgan": {"glo": {"decoder": {"kind": "dcgan", "width": 2.0}}},
+    "loss: 2 levels": {"glo": {"loss": {"levels": 2}}},
+    "loss: 4 levels": {"glo": {"loss": {"levels": 4}}},
+    "loss: pixels weigh a tenth": {"glo": {"loss": {"pixel_weight": 0.1}}},
+    "loss: no crops": {"glo": {"loss": {"crop": None}}},
     "epochs: a third": {"imle": {"epochs": 1 / 3}},
     "epochs: threefold": {"imle": {"epochs": 3.0}},
+    "lr: a third": {"imle": {"lr": 1 / 3}},
+    "lr: threefold": {"imle": {"lr": 3.0}},
     "candidates: half": {"imle": {"candidates": 0.5}},
-    "candidates: threefold": {"imle": {"candidates": 3.0}},
+    "candidates: fivefold": {"imle": {"candidates": 5.0}},
+    "match: not the nearest fifth (RS-IMLE)": {"match": reject_nearest(0.2)},
+    "match: one-to-one": {"match": assign},
     "search: every 5 epochs": {"imle": {"refresh": 5}},
     "mapping: the paper's": {"imle": {"mapping": {"kind": "mlp", "width": 128, "depth": 2}}},
     "mapping: twice as wide": {"imle": {"mapping": {"width": 2.0}}},
     "mapping: twice as deep": {"imle": {"mapping": {"depth": 2.0}}},
     "noise: 16 numbers": {"imle": {"noise_dim": 16}},
     "noise: 64 numbers": {"imle": {"noise_dim": 64}},
-    "average: none": {"imle": {"ema": 0.0}},
+    "imle: no average": {"imle": {"ema": 0.0}},
     "moments: not corrected": {"imle": {"correct_moments": False}},
     "truncation: 0.8": {"sample": {"truncation": 0.8}},
     "truncation: 1.2": {"sample": {"truncation": 1.2}},
-    "instead of imle: Gaussian": {"prior": 1},
-    "instead of imle: mixture": {"prior": 50},
+    "instead of imle: Gaussian": {"prior": "gaussian"},
+    "instead of imle: mixture": {"prior": "mixture"},
+    "instead of imle: flow": {"prior": "flow"},
+    "instead of imle: i-ResNet": {"prior": "iresnet"},
 }
-FACTORS = {"batch_size", "width", "depth", "epochs", "candidates"}  # floats multiply these
+# floats multiply these
+FACTORS = {"batch_size", "width", "depth", "epochs", "candidates", "lr", "pixel_weight"}
+OTHERS = {"prior", "match"}  # changes of something that is no key of params.yaml
 COLUMNS = ("frechet_reconstructions", "frechet", "precision", "recall", "seconds_glo", "seconds_prior")
 
 
@@ -137,17 +156,18 @@ class Study:
 
     def run(self, changes: dict[str, Any], seed: int, picture: Path) -> dict[str, float]:
         """Train and measure one variant with one seed; draw 64 of its samples."""
-        changes = dict(changes)
-        components = changes.pop("prior", None)
-        params = varied(self.params, changes, seed)
+        params = varied(self.params, {k: v for k, v in changes.items() if k not in OTHERS}, seed)
         latents, decoder, reconstructed = self.glo(params)
         start = time.perf_counter()
-        if components is None:
-            generator = self.generator(decoder, fit_imle(latents, params.imle, seed, self.execution).mapping)
-            drawn = generator.sample_latents(self.count, 1, params.sample.truncation)
-        else:
+        if prior := changes.get("prior"):
             generator = self.generator(decoder)
-            drawn = draw_latents(latents, components, self.count, seed)
+            drawn = draw_prior(prior, latents, self.count, seed, params.evaluate, self.execution)
+        else:
+            torch.manual_seed(seed)  # for ways of matching that draw at random
+            match = changes.get("match", nearest_in_blocks)
+            fitted = fit_imle(latents, params.imle, seed, self.execution, match=match)
+            generator = self.generator(decoder, fitted.mapping)
+            drawn = generator.sample_latents(self.count, 1, params.sample.truncation)
         seconds = time.perf_counter() - start
         samples = generator.decode(drawn)
         save_png(picture, grid(samples[:64]))

@@ -183,7 +183,9 @@ class Imle(Section):
     """passes over the latents (the paper: 50)"""
     batch_size: int = Field(128, ge=2)
     """latents per step"""
-    lr: Rate = 0.001
+    loss: Literal["distance", "squared"] = "distance"
+    """what a matched pair costs: its distance, or that squared (the paper)"""
+    lr: Rate = 0.003
     """Adam's learning rate (the paper: 0.001)"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """learning rate over the run: cosine (down to 0) or constant"""

@@ -1,6 +1,6 @@
 """IMLE in latent space: noise is mapped onto latents by nearest-neighbour matching (arXiv:1809.09087)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from glann.training import TrainingRun, adam, learning_rate_factor, moving_avera
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
 
+Matched = tuple[Tensor, Tensor]
+"""Squared distances float32 [n] to the matched candidates, and their row numbers int64 [n]."""
+
 
 @dataclass
 class ImleResult:
@@ -38,7 +41,7 @@ class ImleResult:
         The moving average of the mapping, in evaluation mode.
     history
         Per epoch: its number from 1 on, the regression loss, and the mean squared distance from a latent to
-        its nearest candidate, both in units of the latents' squared norm or spread.
+        its nearest candidate; distances are in units of the latents' norm or spread.
     """
 
     mapping: MappingNetwork
@@ -51,6 +54,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     seed: int,
     execution: Execution,
     checkpoints: Checkpoints | None = None,
+    match: Callable[..., Matched] = nearest_in_blocks,
 ) -> ImleResult:
     """Fit the mapping: draw noise, map it, find each latent's nearest candidate, regress (GLANN, section 3).
 
@@ -69,6 +73,8 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
         batches are too small to gain from less.
     checkpoints
         Where to resume from and to save to; None: neither.
+    match
+        Chooses each latent's candidate, called as `neighbors.nearest_in_blocks` is; for research.
 
     Raises
     ------
@@ -110,14 +116,14 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
             if epoch % config.refresh == 0 and run.step == 0:
                 draws = NoiseDraws(count, config.noise_dim, seed, epoch, execution.device)
                 candidates = (map_candidates(mapping, noise, execution) for noise in draws.blocks())
-                distances, matches = nearest_in_blocks(wanted, candidates, config.index, execution.precision)
+                distances, matches = match(wanted, candidates, config.index, execution.precision)
                 matched = draws.rows(matches)
                 nearest = total(distances.double().sum()).cpu() / n
 
             mapping.train()
             for rows, weight in run.batches_left(shard.batches(seed, "imle", epoch, "order")):
                 factor = learning_rate_factor(config.schedule, run.steps_done, config.epochs * shard.steps)
-                loss = (mapping.project(network(matched[rows])) - wanted[rows]).square().sum(dim=1).mean()
+                loss = regression_loss(mapping.project(network(matched[rows])), wanted[rows], config.loss)
                 (loss * weight).backward()
                 run.add(loss, len(rows))
                 step(optimizer, config.lr * factor)
@@ -137,6 +143,17 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
         wanted_moments = moments(mapping.to_unit(latents.to(execution.device)))
         trained.correct_moments(map_candidates(trained, noise, execution), *wanted_moments)
     return ImleResult(trained.eval(), run.history)
+
+
+def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
+    """Return the mean distance of rows float [b, d], or the mean squared one.
+
+    With "squared" the best answer for noise that several latents share is their mean, which is like none of
+    them and nearer to the centre than they are; with "distance" it is their geometric median, and far
+    latents pull no more than near ones.
+    """
+    squared = (reached - wanted).square().sum(dim=1)
+    return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
 
 
 def _check_memory(n: int, d: int, count: int, config: Imle, execution: Execution) -> None:

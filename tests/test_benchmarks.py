@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 
-from benchmarks.study import VARIANTS, Study, row, varied
+from benchmarks.data import latent_cloud
+from benchmarks.matching import assign, reject_nearest
+from benchmarks.study import OTHERS, VARIANTS, Study, row, varied
 from glann.config import Params
 
 
@@ -25,10 +28,10 @@ def test_the_reference_learns(arguments: list[str], ignorance: float):
 
 
 def test_every_variant_changes_the_settings_and_only_the_seed_changes_besides():
-    params = Params.model_validate({"glo": {"latent_noise": 0.1}})
+    params = Params.model_validate({"glo": {"latent_noise": 0.1, "loss": {"levels": 3, "crop": 32}}})
     for name, changes in VARIANTS.items():
-        changed = varied(params, {key: value for key, value in changes.items() if key != "prior"}, 0)
-        assert (changed == params) == (name == "params.yaml" or "prior" in changes), name
+        changed = varied(params, {key: value for key, value in changes.items() if key not in OTHERS}, 0)
+        assert (changed == params) == (name == "params.yaml" or bool(OTHERS & changes.keys())), name
     assert varied(params, VARIANTS["epochs: threefold"], 0).imle.epochs == 3 * params.imle.epochs
     assert varied(params, VARIANTS["candidates: half"], 0).imle.candidates == params.imle.candidates / 2
     assert varied(params, {}, 7) == params.model_copy(update={"seed": 7})
@@ -52,3 +55,18 @@ def test_a_study_measures_variants_on_the_same_latents(shapes: np.ndarray, tmp_p
     assert first["frechet_reconstructions"] != silent["frechet_reconstructions"]
     assert len({first["frechet"], longer["frechet"], gaussian["frechet"]}) == 3
     assert row("both", [{**first, "recall": 0.25}, {**first, "recall": 0.75}]).split(" | ")[4] == "0.5 ± 0.25"
+
+
+def test_rejected_candidates_are_the_ones_nearest_to_a_latent():
+    latents, candidates = latent_cloud(50), latent_cloud(200, seed=1)
+    distances, rows = reject_nearest(0.3)(latents, [candidates[:90], candidates[90:]], "Flat", torch.float32)
+    to_latent = torch.cdist(candidates, latents).square().amin(1)
+    assert distances.min() >= to_latent.sort().values[59]  # 60 of 200 are rejected
+    assert torch.allclose((latents - candidates[rows]).square().sum(1), distances, atol=1e-5)
+
+
+def test_a_one_to_one_match_takes_no_candidate_twice_and_costs_least():
+    latents = latent_cloud(60)
+    shuffled = torch.randperm(60)
+    distances, rows = assign(latents, [latents[shuffled] + 1e-4], "Flat", torch.float32)
+    assert torch.equal(shuffled[rows], torch.arange(60)) and distances.max() < 1e-5
