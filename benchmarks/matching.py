@@ -1,7 +1,7 @@
 """Other ways to match latents with candidates than by the nearest one, for the study.
 
-Each is called as `glann.imle.fit_imle` calls its `match`: with latents float32 [n, d], blocks of candidates, index
-and precision; it returns squared distances float32 [n] and row numbers int64 [n] of the matched candidates.
+Each is called as `glann.imle.fit_imle` calls its `match`: with latents float32 [n, d], blocks of candidates,
+index and precision; returns squared distances float32 [n] and numbers int64 [n] of the matched candidates.
 """
 
 from collections.abc import Callable, Iterable

@@ -58,7 +58,7 @@ def test_a_missing_or_binary_file_is_named(tmp_path: Path):
         load_params(tmp_path / "params.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "glo:\n", "{}", "imle: {lr: 1e-3}"])
+@pytest.mark.parametrize("text", ["", "glo:\n", "{}", "imle: {lr: 3e-3}"])
 def test_what_is_left_out_has_its_default(text: str, tmp_path: Path):
     path = tmp_path / "params.yaml"
     path.write_text(text)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from glann.compute import Execution, execution
 from glann.config import Compute, Imle
 from glann.errors import GlannError
-from glann.imle import fit_imle, load_latents
+from glann.imle import fit_imle, load_latents, regression_loss
 from glann.mapping import MappingNetwork
 from glann.neighbors import nearest, nearest_in_blocks
 from glann.scan import nearest_row
@@ -99,6 +99,21 @@ def test_imle_fits_on_the_gpu(latents: str):
     of = {"sphere": clusters, "cloud": lambda: 5 + 2 * clusters().double().cuda()}
     result = fit_imle(of[latents](), SMALL, 0, execution(Compute(device="cuda")))
     assert result.history[-1]["loss"] < 0.2
+
+
+def test_a_shared_draw_answers_with_the_median_or_the_mean():
+    """The gradient at the best answer for three latents, two of them equal."""
+    wanted = torch.tensor([[0.0, 1.0], [0.0, 1.0], [3.0, 1.0]])
+    for kind, best in (("distance", [0.0, 1.0]), ("squared", [1.0, 1.0])):
+        answer = torch.tensor(best, requires_grad=True)
+        regression_loss(answer.expand(3, 2), wanted, kind).backward()
+        # At the median two latents cancel what the third pulls; one third of a unit is left over.
+        assert answer.grad is not None and answer.grad.norm() <= 1 / 3 + 1e-6
+        with torch.no_grad():
+            near = [
+                regression_loss((answer + step).expand(3, 2), wanted, kind) for step in (-0.01, 0.0, 0.01)
+            ]
+        assert near[1] < near[0] and near[1] < near[2]
 
 
 @pytest.mark.parametrize("kind", ["mlp", "residual"])
