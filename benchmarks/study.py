@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import BaseModel
 from torch import Tensor
 
 from benchmarks.matching import assign, reject_nearest
@@ -29,7 +30,7 @@ from glann.glo import train_glo
 from glann.imle import fit_imle
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.metrics import frechet_distance, precision_recall
-from glann.neighbors import nearest, nearest_in_blocks
+from glann.neighbors import nearest
 from glann.pictures import grid, save_png
 from glann.priors import draw_prior
 from glann.storage import load_npy, load_tensors, save_json, save_tensors
@@ -56,24 +57,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "loss: 4 levels": {"glo": {"loss": {"levels": 4}}},
     "loss: pixels weigh a tenth": {"glo": {"loss": {"pixel_weight": 0.1}}},
     "loss: no crops": {"glo": {"loss": {"crop": None}}},
-    "epochs: a third": {"imle": {"epochs": 1 / 3}},
-    "epochs: threefold": {"imle": {"epochs": 3.0}},
-    "lr: a third": {"imle": {"lr": 1 / 3}},
-    "lr: threefold": {"imle": {"lr": 3.0}},
-    "candidates: half": {"imle": {"candidates": 0.5}},
-    "candidates: fivefold": {"imle": {"candidates": 5.0}},
+    "imle: epochs a third": {"imle": {"epochs": 1 / 3}},
+    "imle: epochs threefold": {"imle": {"epochs": 3.0}},
+    "imle: lr a third": {"imle": {"lr": 1 / 3}},
+    "imle: lr threefold": {"imle": {"lr": 3.0}},
+    "imle: candidates half": {"imle": {"candidates": 0.5}},
+    "imle: candidates fivefold": {"imle": {"candidates": 5.0}},
     "match: not the nearest fifth (RS-IMLE)": {"match": reject_nearest(0.2)},
     "match: one-to-one": {"match": assign},
-    "search: every 5 epochs": {"imle": {"refresh": 5}},
+    "imle: search every 5 epochs": {"imle": {"refresh": 5}},
     "mapping: the paper's": {"imle": {"mapping": {"kind": "mlp", "width": 128, "depth": 2}}},
     "mapping: twice as wide": {"imle": {"mapping": {"width": 2.0}}},
     "mapping: twice as deep": {"imle": {"mapping": {"depth": 2.0}}},
-    "noise: 16 numbers": {"imle": {"noise_dim": 16}},
-    "noise: 64 numbers": {"imle": {"noise_dim": 64}},
+    "imle: noise of 16 numbers": {"imle": {"noise_dim": 16}},
+    "imle: noise of 64 numbers": {"imle": {"noise_dim": 64}},
     "imle: no average": {"imle": {"ema": 0.0}},
-    "moments: not corrected": {"imle": {"correct_moments": False}},
-    "truncation: 0.8": {"sample": {"truncation": 0.8}},
-    "truncation: 1.2": {"sample": {"truncation": 1.2}},
+    "imle: moments not corrected": {"imle": {"correct_moments": False}},
+    "imle: squared distances": {"imle": {"loss": "squared"}},
+    "imle: squared distances, lr a third": {"imle": {"loss": "squared", "lr": 1 / 3}},
+    **{f"truncation: {t}": {"sample": {"truncation": t}} for t in (0.5, 0.7, 0.8, 0.9, 1.1, 1.2)},
     "instead of imle: Gaussian": {"prior": "gaussian"},
     "instead of imle: mixture": {"prior": "mixture"},
     "instead of imle: flow": {"prior": "flow"},
@@ -138,8 +140,7 @@ class Study:
 
     def glo(self, params: Params) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
         """Return latents, decoder and the measures of reconstructions: trained, or as kept."""
-        settings = json.dumps([params.seed, params.glo.model_dump()])
-        path = self.kept / hashlib.sha256(settings.encode()).hexdigest()[:16]
+        path = self._kept_as(params.seed, params.glo)
         if not (path / "measures.json").is_file():
             start = time.perf_counter()
             result = train_glo(self.images, params.glo, params.seed, self.execution)
@@ -154,21 +155,41 @@ class Study:
         decoder = DecoderNetwork.load(path / "decoder.safetensors")
         return latents, decoder, json.loads((path / "measures.json").read_text())
 
+    def mapping(self, latents: Tensor, params: Params) -> tuple[MappingNetwork, float]:
+        """Return the mapping and the seconds that it took: fitted, or as kept."""
+        path = self._kept_as(params.seed, params.glo, params.imle)
+        if not (path / "seconds.json").is_file():
+            start = time.perf_counter()
+            fit_imle(latents, params.imle, params.seed, self.execution).mapping.save(
+                path / "mapping.safetensors"
+            )
+            save_json(path / "seconds.json", time.perf_counter() - start)
+        return MappingNetwork.load(path / "mapping.safetensors"), json.loads(
+            (path / "seconds.json").read_text()
+        )
+
+    def _kept_as(self, seed: int, *sections: BaseModel) -> Path:
+        settings = json.dumps([seed, *(section.model_dump() for section in sections)])
+        return self.kept / hashlib.sha256(settings.encode()).hexdigest()[:16]
+
     def run(self, changes: dict[str, Any], seed: int, picture: Path) -> dict[str, float]:
         """Train and measure one variant with one seed; draw 64 of its samples."""
         params = varied(self.params, {k: v for k, v in changes.items() if k not in OTHERS}, seed)
         latents, decoder, reconstructed = self.glo(params)
         start = time.perf_counter()
+        seconds = None
         if prior := changes.get("prior"):
             generator = self.generator(decoder)
             drawn = draw_prior(prior, latents, self.count, seed, params.evaluate, self.execution)
         else:
-            torch.manual_seed(seed)  # for ways of matching that draw at random
-            match = changes.get("match", nearest_in_blocks)
-            fitted = fit_imle(latents, params.imle, seed, self.execution, match=match)
-            generator = self.generator(decoder, fitted.mapping)
+            if match := changes.get("match"):
+                torch.manual_seed(seed)  # some ways of matching draw at random
+                mapping = fit_imle(latents, params.imle, seed, self.execution, match=match).mapping
+            else:
+                mapping, seconds = self.mapping(latents, params)
+            generator = self.generator(decoder, mapping)
             drawn = generator.sample_latents(self.count, 1, params.sample.truncation)
-        seconds = time.perf_counter() - start
+        seconds = seconds or time.perf_counter() - start
         samples = generator.decode(drawn)
         save_png(picture, grid(samples[:64]))
         return {

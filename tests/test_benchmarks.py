@@ -32,8 +32,8 @@ def test_every_variant_changes_the_settings_and_only_the_seed_changes_besides():
     for name, changes in VARIANTS.items():
         changed = varied(params, {key: value for key, value in changes.items() if key not in OTHERS}, 0)
         assert (changed == params) == (name == "params.yaml" or bool(OTHERS & changes.keys())), name
-    assert varied(params, VARIANTS["epochs: threefold"], 0).imle.epochs == 3 * params.imle.epochs
-    assert varied(params, VARIANTS["candidates: half"], 0).imle.candidates == params.imle.candidates / 2
+    assert varied(params, VARIANTS["imle: epochs threefold"], 0).imle.epochs == 3 * params.imle.epochs
+    assert varied(params, VARIANTS["imle: candidates half"], 0).imle.candidates == params.imle.candidates / 2
     assert varied(params, {}, 7) == params.model_copy(update={"seed": 7})
 
 
@@ -47,10 +47,10 @@ def test_a_study_measures_variants_on_the_same_latents(shapes: np.ndarray, tmp_p
         }
     )
     study = Study(shapes[:36], shapes[36:], params, tmp_path / "kept")
-    names = ("params.yaml", "epochs: threefold", "instead of imle: Gaussian", "latent noise: 0")
+    names = ("params.yaml", "imle: epochs threefold", "instead of imle: Gaussian", "latent noise: 0")
     runs = {name: study.run(VARIANTS[name], 0, tmp_path / f"{i}.png") for i, name in enumerate(names)}
     first, longer, gaussian, silent = runs.values()
-    assert len([*(tmp_path / "kept").iterdir()]) == 2 and len([*tmp_path.glob("*.png")]) == 4
+    assert len([*(tmp_path / "kept").iterdir()]) == 2 + 3 and len([*tmp_path.glob("*.png")]) == 4
     assert first["frechet_reconstructions"] == longer["frechet_reconstructions"]
     assert first["frechet_reconstructions"] != silent["frechet_reconstructions"]
     assert len({first["frechet"], longer["frechet"], gaussian["frechet"]}) == 3
