@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from glann.errors import GlannError
 from glann.imle import Matched
 from glann.neighbors import nearest
 
@@ -34,7 +35,10 @@ def reject_nearest(share: float) -> Callable[..., Matched]:
 
 def assign(latents: Tensor, blocks: Iterable[Tensor], index: str, precision: torch.dtype) -> Matched:
     """One candidate for each latent, none twice: optimal transport, exact within random blocks of both."""
-    candidates = torch.cat([*blocks])
+    device = latents.device
+    latents, candidates = latents.cpu(), torch.cat([*blocks]).cpu()
+    if len(candidates) < len(latents):
+        raise GlannError("imle.candidates: a one-to-one match needs 1 or more; raise it")
     parts = -(-len(latents) // BLOCK)
     distances, rows = torch.empty(len(latents)), torch.empty(len(latents), dtype=torch.int64)
     own, theirs = (torch.randperm(len(x)).tensor_split(parts) for x in (latents, candidates))
@@ -42,4 +46,4 @@ def assign(latents: Tensor, blocks: Iterable[Tensor], index: str, precision: tor
         cost = torch.cdist(latents[a], candidates[b]).square()
         i, j = (torch.from_numpy(found) for found in linear_sum_assignment(cost.numpy()))
         distances[a[i]], rows[a[i]] = cost[i, j], b[j]
-    return distances, rows
+    return distances.to(device), rows.to(device)

@@ -124,6 +124,9 @@ class Study:
         kind = choose_kind(params.evaluate.features, params.evaluate.weights)
         self.network: Network = feature_network(kind, params.evaluate.weights, holdout, self.execution)
         self.reference = extract(self.network, holdout, "features of hold-out")
+        others = params.model_dump(exclude={"seed", "glo", "imle"})
+        arrays = [hashlib.sha256(np.ascontiguousarray(rows)).hexdigest() for rows in (images, holdout)]
+        self.fingerprint = hashlib.sha256(json.dumps([others, *arrays]).encode()).hexdigest()
 
     def measure(self, images: NDArray[np.uint8]) -> dict[str, float]:
         """Compare images with the hold-out."""
@@ -151,7 +154,7 @@ class Study:
 
     def glo(self, params: Params) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
         """Return latents, decoder and the measures of reconstructions: trained, or as kept."""
-        path = self._kept_as(params.seed, params.glo)
+        path = self.kept_as(params.seed, params.glo)
         if not (path / "measures.json").is_file():
             start = time.perf_counter()
             result = train_glo(self.images, params.glo, params.seed, self.execution)
@@ -166,7 +169,7 @@ class Study:
 
     def mapping(self, latents: Tensor, params: Params) -> tuple[MappingNetwork, float]:
         """Return the mapping and the seconds that it took: fitted, or as kept."""
-        path = self._kept_as(params.seed, params.glo, params.imle)
+        path = self.kept_as(params.seed, params.glo, params.imle)
         if not (path / "seconds.json").is_file():
             start = time.perf_counter()
             fit_imle(latents, params.imle, params.seed, self.execution).mapping.save(
@@ -177,8 +180,9 @@ class Study:
             (path / "seconds.json").read_text()
         )
 
-    def _kept_as(self, seed: int, *sections: BaseModel) -> Path:
-        settings = json.dumps([seed, *(section.model_dump() for section in sections)])
+    def kept_as(self, seed: int, *sections: BaseModel) -> Path:
+        """Return the folder of what these images and settings give."""
+        settings = json.dumps([self.fingerprint, seed, *(section.model_dump() for section in sections)])
         return self.kept / hashlib.sha256(settings.encode()).hexdigest()[:16]
 
     def run(self, changes: dict[str, Any], seed: int, picture: Path) -> dict[str, float]:
@@ -236,10 +240,13 @@ def main() -> None:
         parser.error(f"no variant called {', '.join(sorted(unknown))}; there are: {', '.join(VARIANTS)}")
     images = load_npy("data/prepare/images.npy", mmap=True)
     study = Study(images, load_npy("data/prepare/holdout.npy"), load_params(), Path(".study"))
-    results = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    of = study.kept_as(0, study.params.glo, study.params.imle).name
+    results = json.loads(options.out.read_text()) if options.out.is_file() else {"of": of, "variants": {}}
+    if results["of"] != of:
+        parser.error(f"{options.out} is of other images or another params.yaml; choose another --out")
     print(f"| variant | {' | '.join(COLUMNS)} |\n|{' --- |' * (len(COLUMNS) + 1)}", flush=True)
     for name in options.variants or VARIANTS:
-        runs = results.setdefault(name, [])
+        runs = results["variants"].setdefault(name, [])
         for seed in range(len(runs), options.seeds):  # what was interrupted goes on
             picture = options.out.with_name(
                 f"{options.out.stem}-{''.join(filter(str.isalnum, name))}-{seed}.png"

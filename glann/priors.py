@@ -56,7 +56,7 @@ def draw_prior(
     Raises
     ------
     GlannError
-        If the library of a flow is not installed.
+        If the library of a flow is not installed, or it cannot learn so few latents.
     """
     name = ("evaluate", kind)
     rows = torch.randperm(len(latents), generator=stream(seed, *name, "rows"))[:FITTED_ROWS]
@@ -121,11 +121,14 @@ def _draw_iresnet(fitted: Tensor, count: int) -> Tensor:
         return flow.forward_kld(rows)
 
     _fit(flow, fitted, loss, "iresnet")
-    return flow.sample(count)[0].detach()
+    with torch.no_grad():
+        return flow.sample(count)[0]
 
 
 def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], title: str) -> None:
     """Maximise the likelihood of nine tenths of the rows; keep the weights that are best on the others."""
+    if len(fitted) < 4:
+        raise GlannError(f"evaluate.priors: {title} needs 4 or more latents; take it off the list")
     unseen, seen = fitted.tensor_split([max(2, len(fitted) // 10)])
     optimizer = torch.optim.Adam(flow.parameters(), lr=LR)
     best, best_step, kept = math.inf, 0, flow.state_dict()

@@ -14,6 +14,7 @@ from benchmarks.data import latent_cloud
 from benchmarks.matching import assign, reject_nearest
 from benchmarks.study import OTHERS, VARIANTS, Study, row, varied
 from glann.config import Params
+from glann.errors import GlannError
 
 
 @pytest.mark.parametrize(
@@ -70,3 +71,7 @@ def test_a_one_to_one_match_takes_no_candidate_twice_and_costs_least():
     shuffled = torch.randperm(60)
     distances, rows = assign(latents, [latents[shuffled] + 1e-4], "Flat", torch.float32)
     assert torch.equal(shuffled[rows], torch.arange(60)) and distances.max() < 1e-5
+    _, rows = assign(latents[:20], [latents], "Flat", torch.float32)
+    assert len(rows.unique()) == 20
+    with pytest.raises(GlannError, match=r"imle\.candidates: a one-to-one match needs 1 or more"):
+        assign(latents, [latents[:59]], "Flat", torch.float32)

@@ -107,7 +107,7 @@ def test_a_shared_draw_answers_with_the_median_or_the_mean():
     for kind, best in (("distance", [0.0, 1.0]), ("squared", [1.0, 1.0])):
         answer = torch.tensor(best, requires_grad=True)
         regression_loss(answer.expand(3, 2), wanted, kind).backward()
-        # At the median two latents cancel what the third pulls; one third of a unit is left over.
+        # The two equal latents hold the median against the third's pull, a third of a unit.
         assert answer.grad is not None and answer.grad.norm() <= 1 / 3 + 1e-6
         with torch.no_grad():
             near = [
