@@ -43,9 +43,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latents: 32 numbers": {"glo": {"latent_dim": 32}},
     "latent noise: 0": {"glo": {"latent_noise": 0.0}},
     "latent noise: 0.25": {"glo": {"latent_noise": 0.25}},
+    "latent noise: 0.5": {"glo": {"latent_noise": 0.5}},
     "latent noise: 0.7": {"glo": {"latent_noise": 0.7}},
     "whitened, no noise": {"glo": {"latent_init": "pca_whitened", "latent_noise": 0.0}},
-    "latent noise: 0.5": {"glo": {"latent_noise": 0.5}},
     "glo: half the epochs": {"glo": {"epochs": 0.5}},
     "glo: batches twice as large": {"glo": {"batch_size": 2.0}},
     "glo: constant rates": {"glo": {"schedule": "constant"}},
@@ -84,7 +84,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # floats multiply these
 FACTORS = {"batch_size", "width", "depth", "epochs", "candidates", "lr", "pixel_weight"}
 OTHERS = {"prior", "match"}  # changes of something that is no key of params.yaml
-COLUMNS = ("frechet_reconstructions", "frechet", "precision", "recall", "seconds_glo", "seconds_prior")
+COLUMNS = (
+    "frechet_reconstructions",
+    "precision_reconstructions",
+    "recall_reconstructions",
+    "frechet",
+    "precision",
+    "recall",
+    "seconds_glo",
+    "seconds_prior",
+)
 
 
 def varied(params: Params, changes: dict[str, Any], seed: int) -> Params:

@@ -24,7 +24,7 @@ _PAPER_28 = {
 
 _IMLE_28 = {"epochs": 180, "candidates": 4}
 
-# What each preset changes; everything else is the schema's default, which keeps to the papers.
+# What each preset changes; everything else is the schema's default.
 PRESETS: dict[str, dict[str, Any]] = {
     "avatars": {
         "prepare": {"count": 3500, "holdout": 500},
