@@ -11,8 +11,11 @@ import argparse
 import hashlib
 import json
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -20,14 +23,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
 
-from benchmarks.matching import assign, reject_nearest
+from benchmarks import variants
+from benchmarks.matching import Adaptive, assign, blurred, reject_nearest
 from glann.compute import Execution, execution
 from glann.config import Mapping, Params, load_params
 from glann.decoders import DecoderNetwork
 from glann.features import Network, choose_kind, extract, feature_network
 from glann.generator import Generator
 from glann.glo import train_glo
-from glann.imle import fit_imle
+from glann.imle import Match, fit_imle
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.metrics import frechet_distance, precision_recall
 from glann.neighbors import nearest
@@ -35,6 +39,9 @@ from glann.pictures import grid, save_png
 from glann.priors import draw_prior
 from glann.storage import load_npy, load_tensors, save_json, save_tensors
 from glann.streams import stream
+
+Replaced = dict[str, Any]
+"""What is looked up elsewhere, by its full name, and what is found there instead."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "params.yaml": {},
@@ -46,13 +53,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latent noise: 0.5": {"glo": {"latent_noise": 0.5}},
     "latent noise: 0.7": {"glo": {"latent_noise": 0.7}},
     "whitened, no noise": {"glo": {"latent_init": "pca_whitened", "latent_noise": 0.0}},
+    "latents: projected every 5th epoch": {"glo_with": {"glann.glo.LatentTable": variants.ProjectedSeldom}},
+    "latents: frozen late": {"glo_with": {"glann.glo.LatentTable": variants.FrozenLate}},
+    "latents: penalty": {"glo_with": {"glann.glo.LatentTable": variants.Penalised}},
     "glo: half the epochs": {"glo": {"epochs": 0.5}},
     "glo: batches twice as large": {"glo": {"batch_size": 2.0}},
+    "glo: batches half as large": {"glo": {"batch_size": 0.5}},
+    "glo: latent_lr threefold": {"glo": {"latent_lr": 3.0}},
     "glo: constant rates": {"glo": {"schedule": "constant"}},
     "glo: no average": {"glo": {"ema": 0.0}},
     "decoder: twice as wide": {"glo": {"decoder": {"width": 2.0}}},
     "decoder: twice as wide, half the epochs": {"glo": {"epochs": 0.5, "decoder": {"width": 2.0}}},
     "decoder: dcgan": {"glo": {"decoder": {"kind": "dcgan", "width": 2.0}}},
+    "decoder: two blocks": {"glo_with": {"glann.decoders.ModulatedBlock": variants.TwoBlocks}},
+    "decoder: normalised": {"glo_with": {"glann.decoders.ModulatedBlock": variants.NormalizedBlock}},
+    "decoder: noise per pixel": {"glo_with": {"glann.decoders.ModulatedBlock": variants.NoisyBlock}},
+    "decoder: bilinear": {"glo_with": {"glann.decoders.ResidualDecoder": variants.BilinearDecoder}},
+    "decoder: transposed": {"glo_with": {"glann.decoders.ResidualDecoder": variants.TransposedDecoder}},
+    "loss: two scales": {"glo_with": {"glann.losses.MULTI_SCALE_ABOVE": 0}},
     "loss: 2 levels": {"glo": {"loss": {"levels": 2}}},
     "loss: 4 levels": {"glo": {"loss": {"levels": 4}}},
     "loss: pixels weigh a tenth": {"glo": {"loss": {"pixel_weight": 0.1}}},
@@ -63,12 +81,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "imle: lr threefold": {"imle": {"lr": 3.0}},
     "imle: candidates half": {"imle": {"candidates": 0.5}},
     "imle: candidates fivefold": {"imle": {"candidates": 5.0}},
-    "match: not the nearest fifth (RS-IMLE)": {"match": reject_nearest(0.2)},
-    "match: one-to-one": {"match": assign},
+    "match: not the nearest fifth (RS-IMLE)": {"match": lambda: reject_nearest(0.2)},
+    "match: one-to-one": {"match": lambda: assign},
+    "match: adaptive, 0.8": {"match": lambda: Adaptive(0.8)},
+    "match: noise moved by 0.3": {"match": lambda: blurred(0.3)},
     "imle: search every 5 epochs": {"imle": {"refresh": 5}},
     "mapping: the paper's": {"imle": {"mapping": {"kind": "mlp", "width": 128, "depth": 2}}},
     "mapping: twice as wide": {"imle": {"mapping": {"width": 2.0}}},
     "mapping: twice as deep": {"imle": {"mapping": {"depth": 2.0}}},
+    "mapping: output off the sphere": {
+        "imle_with": {"glann.mapping.MappingNetwork.project": variants.free_output}
+    },
     "imle: noise of 16 numbers": {"imle": {"noise_dim": 16}},
     "imle: noise of 64 numbers": {"imle": {"noise_dim": 64}},
     "imle: no average": {"imle": {"ema": 0.0}},
@@ -82,8 +105,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "instead of imle: i-ResNet": {"prior": "iresnet"},
 }
 # floats multiply these
-FACTORS = {"batch_size", "width", "depth", "epochs", "candidates", "lr", "pixel_weight"}
-OTHERS = {"prior", "match"}  # changes of something that is no key of params.yaml
+FACTORS = {"batch_size", "width", "depth", "epochs", "candidates", "lr", "latent_lr", "pixel_weight"}
+# Changes of what is no key of params.yaml: other code in GLO, in IMLE, another match, another prior.
+OTHERS = {"glo_with", "imle_with", "match", "prior"}
 COLUMNS = (
     "frechet_reconstructions",
     "precision_reconstructions",
@@ -161,9 +185,11 @@ class Study:
         none = MappingArchitecture(config=Mapping(width=4, depth=1), noise_dim=1, latent_dim=dim)
         return Generator(mapping or MappingNetwork(none), decoder, self.execution)
 
-    def glo(self, params: Params) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
+    def glo(
+        self, params: Params, instead: Replaced | None = None
+    ) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
         """Return latents, decoder and the measures of reconstructions: trained, or as kept."""
-        path = self.kept_as(params.seed, params.glo)
+        path = self.kept_as(params.seed, instead, params.glo)
         if not (path / "measures.json").is_file():
             start = time.perf_counter()
             result = train_glo(self.images, params.glo, params.seed, self.execution)
@@ -176,43 +202,36 @@ class Study:
         decoder = DecoderNetwork.load(path / "decoder.safetensors")
         return latents, decoder, json.loads((path / "measures.json").read_text())
 
-    def mapping(self, latents: Tensor, params: Params) -> tuple[MappingNetwork, float]:
+    def mapping(
+        self, latents: Tensor, params: Params, match: Match | None, instead: Replaced | None = None
+    ) -> tuple[MappingNetwork, float]:
         """Return the mapping and the seconds that it took: fitted, or as kept."""
-        path = self.kept_as(params.seed, params.glo, params.imle)
+        path = self.kept_as(params.seed, instead, params.glo, params.imle)
         if not (path / "seconds.json").is_file():
             start = time.perf_counter()
-            fit_imle(latents, params.imle, params.seed, self.execution).mapping.save(
-                path / "mapping.safetensors"
-            )
+            torch.manual_seed(params.seed)  # some ways of matching draw at random
+            result = fit_imle(latents, params.imle, params.seed, self.execution, match=match)
+            result.mapping.save(path / "mapping.safetensors")
             save_json(path / "seconds.json", time.perf_counter() - start)
-        return MappingNetwork.load(path / "mapping.safetensors"), json.loads(
-            (path / "seconds.json").read_text()
-        )
+        mapping = MappingNetwork.load(path / "mapping.safetensors")
+        return mapping, json.loads((path / "seconds.json").read_text())
 
-    def kept_as(self, seed: int, *sections: BaseModel) -> Path:
-        """Return the folder of what these images and settings give."""
-        settings = json.dumps([self.fingerprint, seed, *(section.model_dump() for section in sections)])
-        return self.kept / hashlib.sha256(settings.encode()).hexdigest()[:16]
+    def kept_as(self, seed: int, instead: Replaced | None, *sections: BaseModel) -> Path:
+        """Return the folder of what these images, settings and replaced parts give."""
+        settings = [self.fingerprint, seed, *(section.model_dump() for section in sections)]
+        if instead:
+            settings.append(sorted(f"{name}={getattr(x, '__name__', x)}" for name, x in instead.items()))
+        return self.kept / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
     def run(self, changes: dict[str, Any], seed: int, picture: Path) -> dict[str, float]:
         """Train and measure one variant with one seed; draw 64 of its samples."""
         params = varied(self.params, {k: v for k, v in changes.items() if k not in OTHERS}, seed)
-        latents, decoder, reconstructed = self.glo(params)
-        start = time.perf_counter()
-        seconds = None
-        if prior := changes.get("prior"):
-            generator = self.generator(decoder)
-            drawn = draw_prior(prior, latents, self.count, seed, params.evaluate, self.execution)
-        else:
-            if match := changes.get("match"):
-                torch.manual_seed(seed)  # some ways of matching draw at random
-                mapping = fit_imle(latents, params.imle, seed, self.execution, match=match).mapping
-            else:
-                mapping, seconds = self.mapping(latents, params)
-            generator = self.generator(decoder, mapping)
-            drawn = generator.sample_latents(self.count, 1, params.sample.truncation)
-        seconds = seconds or time.perf_counter() - start
-        samples = generator.decode(drawn)
+        parts = changes.get("glo_with", {})
+        with replaced(parts):
+            latents, decoder, reconstructed = self.glo(params, parts)
+        with replaced(changes.get("imle_with", {})):
+            drawn, seconds = self.draw(latents, decoder, params, changes)
+            samples = self.generator(decoder).decode(drawn)
         save_png(picture, grid(samples[:64]))
         return {
             "frechet_reconstructions": reconstructed["frechet"],
@@ -224,6 +243,33 @@ class Study:
             "seconds_glo": reconstructed["seconds"],
             "seconds_prior": seconds,
         }
+
+    def draw(
+        self, latents: Tensor, decoder: DecoderNetwork, params: Params, changes: dict[str, Any]
+    ) -> tuple[Tensor, float]:
+        """Return latents of samples, float32 [count, d], and the seconds that what draws them took to fit."""
+        if prior := changes.get("prior"):
+            start = time.perf_counter()
+            drawn = draw_prior(prior, latents, self.count, params.seed, params.evaluate, self.execution)
+            return drawn, time.perf_counter() - start
+        match = changes.get("match")
+        parts = {
+            **changes.get("glo_with", {}),
+            **changes.get("imle_with", {}),
+            **({"match": match} if match else {}),
+        }
+        mapping, seconds = self.mapping(latents, params, match() if match else None, parts)
+        generator = self.generator(decoder, mapping)
+        return generator.sample_latents(self.count, 1, params.sample.truncation), seconds
+
+
+@contextmanager
+def replaced(parts: Replaced) -> Iterator[None]:
+    """Put other code where these names are looked up, for a while."""
+    with ExitStack() as stack:
+        for name, part in parts.items():
+            stack.enter_context(patch(name, part))
+        yield
 
 
 def row(name: str, runs: list[dict[str, float]]) -> str:
@@ -249,7 +295,7 @@ def main() -> None:
         parser.error(f"no variant called {', '.join(sorted(unknown))}; there are: {', '.join(VARIANTS)}")
     images = load_npy("data/prepare/images.npy", mmap=True)
     study = Study(images, load_npy("data/prepare/holdout.npy"), load_params(), Path(".study"))
-    of = study.kept_as(0, study.params.glo, study.params.imle).name
+    of = study.kept_as(0, None, study.params.glo, study.params.imle).name
     results = json.loads(options.out.read_text()) if options.out.is_file() else {"of": of, "variants": {}}
     if results["of"] != of:
         parser.error(f"{options.out} is of other images or another params.yaml; choose another --out")

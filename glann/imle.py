@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
 
 Matched = tuple[Tensor, Tensor]
-"""Squared distances float32 [n] to the matched candidates, and their row numbers int64 [n]."""
+"""Squared distances float32 [n] to the matched candidates, and their noise float32 [n, e]."""
 
 
 @dataclass
@@ -54,7 +55,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     seed: int,
     execution: Execution,
     checkpoints: Checkpoints | None = None,
-    match: Callable[..., Matched] = nearest_in_blocks,
+    match: "Match | None" = None,
 ) -> ImleResult:
     """Fit the mapping: draw noise, map it, find each latent's nearest candidate, regress (GLANN, section 3).
 
@@ -74,7 +75,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     checkpoints
         Where to resume from and to save to; None: neither.
     match
-        Chooses each latent's candidate, called as `neighbors.nearest_in_blocks` is; for research.
+        Chooses each latent's noise, for research; None: the noise of the nearest candidate.
 
     Raises
     ------
@@ -99,6 +100,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
     matched = wanted.new_zeros(len(wanted), config.noise_dim)
     nearest = torch.zeros((), dtype=torch.float64)
+    match = match or match_nearest(config.index, execution.precision)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer}
     run = TrainingRun("imle", config.epochs, shard.steps, checkpoints)
 
@@ -115,9 +117,8 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
         for epoch in run.epochs_left():
             if epoch % config.refresh == 0 and run.step == 0:
                 draws = NoiseDraws(count, config.noise_dim, seed, epoch, execution.device)
-                candidates = (map_candidates(mapping, noise, execution) for noise in draws.blocks())
-                distances, matches = match(wanted, candidates, config.index, execution.precision)
-                matched = draws.rows(matches)
+                candidates = partial(map_candidates, mapping, execution=execution)
+                distances, matched = match(wanted, draws, candidates, matched)
                 nearest = total(distances.double().sum()).cpu() / n
 
             mapping.train()
@@ -143,6 +144,18 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
         wanted_moments = moments(mapping.to_unit(latents.to(execution.device)))
         trained.correct_moments(map_candidates(trained, noise, execution), *wanted_moments)
     return ImleResult(trained.eval(), run.history)
+
+
+def match_nearest(index: str, precision: torch.dtype) -> "Match":
+    """Return the match of the paper: each latent's nearest candidate (arXiv:1809.09087, algorithm 1)."""
+
+    def match(
+        latents: Tensor, draws: NoiseDraws, candidates: Callable[[Tensor], Tensor], before: Tensor
+    ) -> Matched:
+        distances, rows = nearest_in_blocks(latents, map(candidates, draws.blocks()), index, precision)
+        return distances, draws.rows(rows)
+
+    return match
 
 
 def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
@@ -204,6 +217,11 @@ class NoiseDraws:
         size = min(CANDIDATES_AT_ONCE, self.count - start)
         generator = stream(self.seed, "imle", self.epoch, "noise", start)
         return torch.randn(size, self.dim, generator=generator).to(self.device)
+
+
+Match = Callable[[Tensor, NoiseDraws, Callable[[Tensor], Tensor], Tensor], Matched]
+"""Called with a rank's latents float32 [n, d], the draws, what maps noise [b, e] to candidates [b, d], and
+the noise float32 [n, e] that was matched before (zeros at first); all before shift and scale."""
 
 
 @torch.no_grad()
