@@ -96,6 +96,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "imle: noise of 64 numbers": {"imle": {"noise_dim": 64}},
     "imle: no average": {"imle": {"ema": 0.0}},
     "imle: moments not corrected": {"imle": {"correct_moments": False}},
+    "imle: no residuals": {"imle": {"residuals": 0.0}},
+    "imle: residuals whole": {"imle": {"residuals": 1.0}},
     "imle: squared distances": {"imle": {"loss": "squared"}},
     "imle: squared distances, lr a third": {"imle": {"loss": "squared", "lr": 1 / 3}},
     **{f"truncation: {t}": {"sample": {"truncation": t}} for t in (0.5, 0.7, 0.8, 0.9, 1.1, 1.2)},

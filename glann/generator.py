@@ -123,14 +123,26 @@ class Generator:
         weights = torch.linspace(0, 1, steps)[None, :, None]
         path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
         path[:, 0], path[:, -1] = noise[0::2], noise[1::2]
-        images = self.decode(self.map(path.flatten(0, 1)))
+        # Residuals change from place to place by leaps: on the way they turn from one end's to the other's.
+        _, ends = self._mapped(noise)
+        residuals = slerp(ends[0::2, None], ends[1::2, None], weights.to(ends.device))
+        units, _ = self._mapped(path.flatten(0, 1))
+        images = self.decode(self.mapping.place(units, residuals.flatten(0, 1)))
         return images.reshape(rows, steps, *images.shape[1:])
 
     @torch.no_grad()
     def map(self, noise: Tensor) -> Tensor:
         """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
-        blocks = _whole_blocks(noise.to(self.execution.device))
-        return torch.cat([self.mapping(block) for block in blocks])[: len(noise)]
+        return self.mapping.place(*self._mapped(noise))
+
+    @torch.no_grad()
+    def _mapped(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `MappingNetwork.unit` and `residual` make of noise, each float32 [n, d]."""
+        units, residuals = [], []
+        for block in _whole_blocks(noise.to(self.execution.device)):
+            units.append(self.mapping.unit(block))
+            residuals.append(self.mapping.residual(block, units[-1]))
+        return torch.cat(units)[: len(noise)], torch.cat(residuals)[: len(noise)]
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Decode latents float32 [n, d], put on the unit sphere first, to images uint8 [n, h, w, c]."""

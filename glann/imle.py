@@ -26,6 +26,7 @@ from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
+RESIDUALS = 10_000  # matched pairs, at most, whose residuals are kept
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
 
 Matched = tuple[Tensor, Tensor]
@@ -143,6 +144,8 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     if config.correct_moments:
         wanted_moments = moments(mapping.to_unit(latents.to(execution.device)))
         trained.correct_moments(map_candidates(trained, noise, execution), *wanted_moments)
+    if config.residuals > 0:
+        _keep_residuals(trained, latents, noise, config, execution)
     return ImleResult(trained.eval(), run.history)
 
 
@@ -242,6 +245,18 @@ def _recompute_batch_norm(mapping: MappingNetwork, noise: Tensor, batch_size: in
     shard = Shard(len(noise), batch_size, rank(), ranks())
     batches = shard.batches(seed, "imle", "batch_norm")
     update_bn((noise[shard.start + rows] for rows, _ in batches), mapping)
+
+
+def _keep_residuals(
+    mapping: MappingNetwork, latents: Tensor, noise: Tensor, config: Imle, execution: Execution
+) -> None:
+    """Match some latents with candidates of the finished mapping, and keep what lies between."""
+    step = -(-len(latents) // RESIDUALS)
+    some = mapping.to_unit(latents[::step].to(execution.device, torch.float32))
+    noise = noise[: max(2, round(config.candidates * len(some)))]
+    candidates = map_candidates(mapping, noise, execution)
+    _, rows = nearest_in_blocks(some, [candidates], precision=execution.precision)
+    mapping.keep_residuals(candidates[rows], some, config.residuals)
 
 
 def load_latents(path: str | Path) -> Tensor:

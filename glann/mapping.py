@@ -12,6 +12,7 @@ from glann.config import MOST_DIMENSIONS, Mapping, Section
 from glann.storage import load_network, save_tensors
 
 MOMENT_ROUNDS = 8
+NEIGHBOURS = 3  # pairs near a sample, of which one lends its residual
 
 
 class MappingArchitecture(Section):
@@ -20,6 +21,8 @@ class MappingArchitecture(Section):
     config: Mapping
     noise_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
+    residuals: int = Field(0, ge=0)
+    """rows of `places` and `residuals`"""
 
 
 class MappingNetwork(nn.Module):
@@ -36,6 +39,8 @@ class MappingNetwork(nn.Module):
     on_sphere: Tensor
     matrix: Tensor
     offset: Tensor
+    places: Tensor
+    residuals: Tensor
 
     def __init__(self, architecture: MappingArchitecture):
         super().__init__()
@@ -48,6 +53,9 @@ class MappingNetwork(nn.Module):
         # torch.eye would import torch's compiler on the meta device, two seconds.
         self.register_buffer("matrix", torch.zeros(a.latent_dim, a.latent_dim).fill_diagonal_(1))
         self.register_buffer("offset", torch.zeros(a.latent_dim))
+        if a.residuals:
+            self.register_buffer("places", torch.zeros(a.residuals, a.latent_dim))
+            self.register_buffer("residuals", torch.zeros(a.residuals, a.latent_dim))
 
     def fit_range(self, latents: Tensor) -> None:
         """Learn shift, scale and whether there is a sphere from latents float32 [n, d]."""
@@ -96,9 +104,45 @@ class MappingNetwork(nn.Module):
         self.matrix.copy_(matrix)
         self.offset.copy_(offset)
 
+    def keep_residuals(self, candidates: Tensor, latents: Tensor, strength: float) -> None:
+        """Keep what the mapping leaves of latents, for `residual`.
+
+        Parameters
+        ----------
+        candidates
+            float32 [m, d], of `unit`.
+        latents
+            float32 [m, d], before shift and scale: each the one that its candidate was matched with.
+        strength
+            Factor on their difference.
+        """
+        self.architecture = self.architecture.model_copy(update={"residuals": len(latents)})
+        self.register_buffer("places", candidates)
+        self.register_buffer("residuals", strength * (latents - candidates))
+
+    def residual(self, noise: Tensor, unit: Tensor) -> Tensor:
+        """Return what is added to outputs [b, d] of `unit` for noise [b, e], float32 [b, d].
+
+        A regression answers with the middle of what it was asked for, so its outputs vary less than latents
+        do. The residual of a matched pair nearby gives back what is missing there: a local bootstrap
+        (Shi, "Local bootstrap", Annals of the Institute of Statistical Mathematics 43, 1991).
+        """
+        if not self.architecture.residuals:
+            return torch.zeros_like(unit)
+        k = min(NEIGHBOURS, self.architecture.residuals)
+        near = torch.cdist(unit, self.places).topk(k, largest=False).indices  # [b, k]
+        # Which of them is decided by digits of the noise that hardly move the network's output.
+        choice = ((noise[:, :1].double() * 1e4).frac().abs() * k).long()
+        return self.residuals[near.gather(1, choice)[:, 0]]
+
+    def place(self, unit: Tensor, residual: Tensor) -> Tensor:
+        """Bring outputs of `unit` and `residual` [b, d] to where the latents are."""
+        return self.project(unit + residual) * self.scale + self.shift
+
     def forward(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents [b, d]."""
-        return self.unit(noise) * self.scale + self.shift
+        unit = self.unit(noise)
+        return self.place(unit, self.residual(noise, unit))
 
     def save(self, path: str | Path) -> None:
         """Write weights and architecture as one safetensors file."""

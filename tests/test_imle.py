@@ -157,6 +157,41 @@ def test_samples_have_the_mean_and_covariance_of_the_latents(on_sphere: bool, ru
     assert error(correct=True) < 0.2 * error(correct=False)
 
 
+def test_residuals_of_pairs_nearby_give_back_what_a_regression_leaves(run: Execution):
+    """Two numbers of a latent follow the noise; a third is spread that one number of noise cannot reach."""
+    turn = torch.rand(1500, generator=stream(0, "turn")) * 2 * math.pi
+    height = torch.randn(1500, generator=stream(1, "height")) * (
+        0.2 + 0.2 * turn.cos()
+    )  # not alike everywhere
+    cloud = torch.stack([3 * turn.cos(), 3 * turn.sin(), height], dim=1)
+    config = SMALL.model_copy(
+        update={"noise_dim": 1, "epochs": 20, "correct_moments": False, "candidates": 1.0}
+    )
+    noise = torch.randn(4000, 1, generator=stream(2, "noise"))
+
+    def spread(share: float, at: float) -> float:
+        mapping = fit_imle(cloud, config.model_copy(update={"residuals": share}), 0, run).mapping
+        with torch.no_grad():
+            samples = mapping(noise)
+        return samples[(samples[:, 0] / 3 * at > 0.7), 2].std().item()
+
+    wide, narrow = (height[(turn.cos() * at > 0.7)].std().item() for at in (1, -1))
+    assert spread(0.0, 1) < 0.5 * wide  # without them
+    assert 0.7 * wide < spread(1.0, 1) < 1.3 * wide
+    assert spread(0.0, 1) < spread(0.5, 1) < spread(1.0, 1)
+    assert spread(1.0, -1) < 3 * narrow < spread(1.0, 1)
+
+
+def test_residuals_are_kept_of_so_many_latents_at_most(run: Execution, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("glann.imle.RESIDUALS", 100)
+    config = SMALL.model_copy(update={"epochs": 1})
+    mapping = fit_imle(clusters(), config, 0, run).mapping
+    assert 50 <= len(mapping.residuals) <= 100
+    assert not hasattr(
+        fit_imle(clusters(), config.model_copy(update={"residuals": 0}), 0, run).mapping, "places"
+    )
+
+
 def test_a_mapping_comes_back_from_its_file(run: Execution, tmp_path: Path):
     mapping = fit_imle(clusters(), SMALL.model_copy(update={"epochs": 1}), 0, run).mapping
     mapping.save(tmp_path / "mapping.safetensors")
