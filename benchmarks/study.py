@@ -11,7 +11,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor
@@ -43,6 +44,12 @@ from glann.streams import stream
 Replaced = dict[str, Any]
 """What is looked up elsewhere, by its full name, and what is found there instead."""
 
+MATCHES: dict[str, Callable[[], Match]] = {
+    "reject": lambda: reject_nearest(0.2),
+    "assign": lambda: assign,
+    "adaptive": lambda: Adaptive(0.8),
+    "blurred": lambda: blurred(0.3),
+}
 VARIANTS: dict[str, dict[str, Any]] = {
     "params.yaml": {},
     "latents: whitened": {"glo": {"latent_init": "pca_whitened"}},
@@ -53,7 +60,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "latent noise: 0.5": {"glo": {"latent_noise": 0.5}},
     "latent noise: 0.7": {"glo": {"latent_noise": 0.7}},
     "whitened, no noise": {"glo": {"latent_init": "pca_whitened", "latent_noise": 0.0}},
-    "latents: projected every 5th epoch": {"glo_with": {"glann.glo.LatentTable": variants.ProjectedSeldom}},
+    "latents: projected every 5th epoch, no noise": {
+        "glo": {"latent_noise": 0.0},  # which would project them
+        "glo_with": {"glann.glo.LatentTable": variants.ProjectedSeldom},
+    },
     "latents: frozen late": {"glo_with": {"glann.glo.LatentTable": variants.FrozenLate}},
     "latents: penalty": {"glo_with": {"glann.glo.LatentTable": variants.Penalised}},
     "glo: half the epochs": {"glo": {"epochs": 0.5}},
@@ -70,7 +80,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "decoder: noise per pixel": {"glo_with": {"glann.decoders.ModulatedBlock": variants.NoisyBlock}},
     "decoder: bilinear": {"glo_with": {"glann.decoders.ResidualDecoder": variants.BilinearDecoder}},
     "decoder: transposed": {"glo_with": {"glann.decoders.ResidualDecoder": variants.TransposedDecoder}},
-    "loss: two scales": {"glo_with": {"glann.losses.MULTI_SCALE_ABOVE": 0}},
     "loss: 2 levels": {"glo": {"loss": {"levels": 2}}},
     "loss: 4 levels": {"glo": {"loss": {"levels": 4}}},
     "loss: pixels weigh a tenth": {"glo": {"loss": {"pixel_weight": 0.1}}},
@@ -81,10 +90,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "imle: lr threefold": {"imle": {"lr": 3.0}},
     "imle: candidates half": {"imle": {"candidates": 0.5}},
     "imle: candidates fivefold": {"imle": {"candidates": 5.0}},
-    "match: not the nearest fifth (RS-IMLE)": {"match": lambda: reject_nearest(0.2)},
-    "match: one-to-one": {"match": lambda: assign},
-    "match: adaptive, 0.8": {"match": lambda: Adaptive(0.8)},
-    "match: noise moved by 0.3": {"match": lambda: blurred(0.3)},
+    "match: not the nearest fifth (RS-IMLE)": {"match": "reject"},
+    "match: one-to-one": {"match": "assign"},
+    "match: adaptive, 0.8": {"match": "adaptive"},
+    "match: noise moved by 0.3": {"match": "blurred"},
     "imle: search every 5 epochs": {"imle": {"refresh": 5}},
     "mapping: the paper's": {"imle": {"mapping": {"kind": "mlp", "width": 128, "depth": 2}}},
     "mapping: twice as wide": {"imle": {"mapping": {"width": 2.0}}},
@@ -187,43 +196,43 @@ class Study:
         none = MappingArchitecture(config=Mapping(width=4, depth=1), noise_dim=1, latent_dim=dim)
         return Generator(mapping or MappingNetwork(none), decoder, self.execution)
 
-    def glo(
-        self, params: Params, instead: Replaced | None = None
-    ) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
+    def glo(self, params: Params, instead: Replaced) -> tuple[Tensor, DecoderNetwork, dict[str, float]]:
         """Return latents, decoder and the measures of reconstructions: trained, or as kept."""
         path = self.kept_as(params.seed, instead, params.glo)
         if not (path / "measures.json").is_file():
             start = time.perf_counter()
+            torch.manual_seed(params.seed)  # some decoders draw at random
             result = train_glo(self.images, params.glo, params.seed, self.execution)
             seconds = time.perf_counter() - start
-            save_tensors(path / "latents.safetensors", {"latents": result.latents})
+            latents = F.normalize(result.latents, dim=1)  # where they are not always projected
+            save_tensors(path / "latents.safetensors", {"latents": latents})
             result.decoder.save(path / "decoder.safetensors")
-            measures = self.measure_reconstructions(result.latents, result.decoder) | {"seconds": seconds}
+            measures = self.measure_reconstructions(latents, result.decoder) | {"seconds": seconds}
             save_json(path / "measures.json", measures)
         latents = load_tensors(path / "latents.safetensors")[0]["latents"]
         decoder = DecoderNetwork.load(path / "decoder.safetensors")
         return latents, decoder, json.loads((path / "measures.json").read_text())
 
     def mapping(
-        self, latents: Tensor, params: Params, match: Match | None, instead: Replaced | None = None
+        self, latents: Tensor, params: Params, match: str | None, instead: Replaced
     ) -> tuple[MappingNetwork, float]:
-        """Return the mapping and the seconds that it took: fitted, or as kept."""
-        path = self.kept_as(params.seed, instead, params.glo, params.imle)
+        """Return the mapping and the seconds that it took: fitted, or as kept; `match` is of `MATCHES`."""
+        path = self.kept_as(params.seed, instead | {"match": match}, params.glo, params.imle)
         if not (path / "seconds.json").is_file():
             start = time.perf_counter()
             torch.manual_seed(params.seed)  # some ways of matching draw at random
-            result = fit_imle(latents, params.imle, params.seed, self.execution, match=match)
+            chosen = MATCHES[match]() if match else None
+            result = fit_imle(latents, params.imle, params.seed, self.execution, match=chosen)
             result.mapping.save(path / "mapping.safetensors")
             save_json(path / "seconds.json", time.perf_counter() - start)
         mapping = MappingNetwork.load(path / "mapping.safetensors")
         return mapping, json.loads((path / "seconds.json").read_text())
 
-    def kept_as(self, seed: int, instead: Replaced | None, *sections: BaseModel) -> Path:
+    def kept_as(self, seed: int, instead: Replaced, *sections: BaseModel) -> Path:
         """Return the folder of what these images, settings and replaced parts give."""
-        settings = [self.fingerprint, seed, *(section.model_dump() for section in sections)]
-        if instead:
-            settings.append(sorted(f"{name}={getattr(x, '__name__', x)}" for name, x in instead.items()))
-        return self.kept / hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+        parts = {name: getattr(part, "__name__", part) for name, part in instead.items() if part is not None}
+        settings = [self.fingerprint, seed, *(section.model_dump() for section in sections), parts]
+        return self.kept / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
     def run(self, changes: dict[str, Any], seed: int, picture: Path) -> dict[str, float]:
         """Train and measure one variant with one seed; draw 64 of its samples."""
@@ -233,7 +242,9 @@ class Study:
             latents, decoder, reconstructed = self.glo(params, parts)
         with replaced(changes.get("imle_with", {})):
             drawn, seconds = self.draw(latents, decoder, params, changes)
+            torch.manual_seed(seed)
             samples = self.generator(decoder).decode(drawn)
+        drawn = F.normalize(drawn, dim=1)
         save_png(picture, grid(samples[:64]))
         return {
             "frechet_reconstructions": reconstructed["frechet"],
@@ -254,13 +265,8 @@ class Study:
             start = time.perf_counter()
             drawn = draw_prior(prior, latents, self.count, params.seed, params.evaluate, self.execution)
             return drawn, time.perf_counter() - start
-        match = changes.get("match")
-        parts = {
-            **changes.get("glo_with", {}),
-            **changes.get("imle_with", {}),
-            **({"match": match} if match else {}),
-        }
-        mapping, seconds = self.mapping(latents, params, match() if match else None, parts)
+        parts = changes.get("glo_with", {}) | changes.get("imle_with", {})
+        mapping, seconds = self.mapping(latents, params, changes.get("match"), parts)
         generator = self.generator(decoder, mapping)
         return generator.sample_latents(self.count, 1, params.sample.truncation), seconds
 
@@ -297,7 +303,7 @@ def main() -> None:
         parser.error(f"no variant called {', '.join(sorted(unknown))}; there are: {', '.join(VARIANTS)}")
     images = load_npy("data/prepare/images.npy", mmap=True)
     study = Study(images, load_npy("data/prepare/holdout.npy"), load_params(), Path(".study"))
-    of = study.kept_as(0, None, study.params.glo, study.params.imle).name
+    of = study.kept_as(0, {}, study.params.glo, study.params.imle).name
     results = json.loads(options.out.read_text()) if options.out.is_file() else {"of": of, "variants": {}}
     if results["of"] != of:
         parser.error(f"{options.out} is of other images or another params.yaml; choose another --out")

@@ -92,7 +92,7 @@ class UnsavedTable(LatentTable):
 
 
 class FrozenLate(UnsavedTable):
-    """Latents stand still in the second half of the cosine, so that the decoder settles on them."""
+    """Latents stand still in the second half of a cosine schedule, so that the decoder settles on them."""
 
     def __init__(self, latents: Tensor):
         super().__init__(latents)
@@ -106,7 +106,10 @@ class FrozenLate(UnsavedTable):
 
 
 class ProjectedSeldom(LatentTable):
-    """Latents return to the sphere every 5th time that they step; the decoder sees them where they are."""
+    """Latents return to the sphere every 5th time that they step; the decoder sees them where they are.
+
+    Only without noise on the latents, which projects them too.
+    """
 
     EVERY = 5
 
@@ -125,10 +128,9 @@ class ProjectedSeldom(LatentTable):
 
 
 class Penalised(UnsavedTable):
-    """A pull towards the normal distribution with the first latents' moments.
+    """A pull towards the mean and covariance of the first latents.
 
-    Per batch, the squared distance of the latents' mean and covariance from those moments is added to
-    the loss, weighed so that its gradient is a tenth of the loss's.
+    The gradient of a batch's squared distance from those moments is added to the loss's, a tenth as long.
     """
 
     SHARE = 0.1

@@ -192,9 +192,9 @@ class Imle(Section):
     ema: float = Field(0.99, ge=0, lt=1)
     """decay per step of the mapping's moving average, which is the one kept; 0: the last weights"""
     correct_moments: bool = True
-    """whether outputs are given the latents' mean and covariance in the end (the paper: false)"""
-    residuals: float = Field(0.5, ge=0, le=1)
-    """share added to samples of what the mapping leaves of latents near them: variety (the paper: 0)"""
+    """whether outputs, before residuals, are given the latents' mean and covariance (the paper: false)"""
+    residuals: float = Field(0.7, ge=0, le=1)
+    """share of matched pairs' residuals that samples nearby get, for variety (the paper: 0)"""
     parameter_groups: list[ParameterGroup] = []
     """settings by layer, as in glo"""
 

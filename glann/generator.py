@@ -81,7 +81,7 @@ class Generator:
         seed
             Equal seeds give equal images; the first k of a larger count are the same.
         truncation
-            Factor on the noise; below 1: more typical images, less variety.
+            Factor on the noise; below 1, where it shortens residuals too: more typical images, less variety.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class Generator:
             raise GlannError(f"count: {count}; draw one image or more")
         whole = -(-count // BLOCK) * BLOCK
         noise = noise_rows(0, whole, self.mapping.architecture.noise_dim, seed, "sample")
-        return self.map(noise * truncation)[:count]
+        return self._from_unit(self._unit(noise * truncation), truncation)[:count]
 
     def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
         """Draw images on the way between pairs of samples, by slerp of their noise (arXiv:1609.04468).
@@ -110,7 +110,7 @@ class Generator:
         rows
             Pairs; row i goes from sample 2i to sample 2i + 1 of `sample` with the same seed.
         steps
-            Images per row, both ends included.
+            Images per row, both ends included; 2 or more.
         seed, truncation
             As in `sample`.
 
@@ -119,30 +119,37 @@ class Generator:
         NDArray
             uint8 [rows, steps, h, w, c].
         """
+        if steps < 2:
+            raise GlannError(f"steps: {steps}; an interpolation has both ends, so 2 or more")
         noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
         weights = torch.linspace(0, 1, steps)[None, :, None]
         path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
         path[:, 0], path[:, -1] = noise[0::2], noise[1::2]
-        # Residuals change from place to place by leaps: on the way they turn from one end's to the other's.
-        _, ends = self._mapped(noise)
-        residuals = slerp(ends[0::2, None], ends[1::2, None], weights.to(ends.device))
-        units, _ = self._mapped(path.flatten(0, 1))
-        images = self.decode(self.mapping.place(units, residuals.flatten(0, 1)))
+        units = self._unit(path.flatten(0, 1)).unflatten(0, (rows, steps))
+        # Residuals change from anchor to anchor by leaps: on the way they turn from one end's to the other's.
+        first, last = (self._residual(units[:, i], truncation)[:, None] for i in (0, -1))
+        residuals = slerp(first, last, weights.to(units.device))
+        images = self.decode(self.mapping.from_unit(units, residuals).flatten(0, 1))
         return images.reshape(rows, steps, *images.shape[1:])
 
-    @torch.no_grad()
     def map(self, noise: Tensor) -> Tensor:
         """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
-        return self.mapping.place(*self._mapped(noise))
+        return self._from_unit(self._unit(noise), truncation=1.0)
 
     @torch.no_grad()
-    def _mapped(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `MappingNetwork.unit` and `residual` make of noise, each float32 [n, d]."""
-        units, residuals = [], []
-        for block in _whole_blocks(noise.to(self.execution.device)):
-            units.append(self.mapping.unit(block))
-            residuals.append(self.mapping.residual(block, units[-1]))
-        return torch.cat(units)[: len(noise)], torch.cat(residuals)[: len(noise)]
+    def _unit(self, noise: Tensor) -> Tensor:
+        """Map noise float32 [n, e] by `MappingNetwork.unit` to float32 [n, d] on the device."""
+        blocks = _whole_blocks(noise.to(self.execution.device))
+        return torch.cat([self.mapping.unit(block) for block in blocks])[: len(noise)]
+
+    @torch.no_grad()
+    def _from_unit(self, units: Tensor, truncation: float) -> Tensor:
+        return self.mapping.from_unit(units, self._residual(units, truncation))
+
+    @torch.no_grad()
+    def _residual(self, units: Tensor, truncation: float) -> Tensor:
+        found = torch.cat([self.mapping.residual(block) for block in _whole_blocks(units)])[: len(units)]
+        return min(truncation, 1.0) * found
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
         """Decode latents float32 [n, d], put on the unit sphere first, to images uint8 [n, h, w, c]."""

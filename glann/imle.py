@@ -145,7 +145,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
         wanted_moments = moments(mapping.to_unit(latents.to(execution.device)))
         trained.correct_moments(map_candidates(trained, noise, execution), *wanted_moments)
     if config.residuals > 0:
-        _keep_residuals(trained, latents, noise, config, execution)
+        _keep_residuals(trained, latents, noise[:count], config.residuals, seed, execution)
     return ImleResult(trained.eval(), run.history)
 
 
@@ -248,15 +248,15 @@ def _recompute_batch_norm(mapping: MappingNetwork, noise: Tensor, batch_size: in
 
 
 def _keep_residuals(
-    mapping: MappingNetwork, latents: Tensor, noise: Tensor, config: Imle, execution: Execution
+    mapping: MappingNetwork, latents: Tensor, noise: Tensor, share: float, seed: int, execution: Execution
 ) -> None:
-    """Match some latents with candidates of the finished mapping, and keep what lies between."""
-    step = -(-len(latents) // RESIDUALS)
-    some = mapping.to_unit(latents[::step].to(execution.device, torch.float32))
-    noise = noise[: max(2, round(config.candidates * len(some)))]
+    """Match latents, at most `RESIDUALS`, with candidates of the finished mapping; keep what lies between."""
+    draws = stream(seed, "imle", "residuals")
+    some = torch.randperm(len(latents), generator=draws)[:RESIDUALS].to(latents.device)
+    wanted = mapping.to_unit(latents[some].to(execution.device, torch.float32))
     candidates = map_candidates(mapping, noise, execution)
-    _, rows = nearest_in_blocks(some, [candidates], precision=execution.precision)
-    mapping.keep_residuals(candidates[rows], some, config.residuals)
+    _, rows = nearest_in_blocks(wanted, [candidates], precision=execution.precision)
+    mapping.keep_residuals(candidates[rows], wanted, share, draws)
 
 
 def load_latents(path: str | Path) -> Tensor:

@@ -12,7 +12,8 @@ from glann.config import MOST_DIMENSIONS, Mapping, Section
 from glann.storage import load_network, save_tensors
 
 MOMENT_ROUNDS = 8
-NEIGHBOURS = 3  # pairs near a sample, of which one lends its residual
+NEIGHBOURS = 3  # pairs near an anchor, of which one lends it its residual
+ROWS_AT_ONCE = 1024  # compared with all anchors
 
 
 class MappingArchitecture(Section):
@@ -21,8 +22,8 @@ class MappingArchitecture(Section):
     config: Mapping
     noise_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
-    residuals: int = Field(0, ge=0)
-    """rows of `places` and `residuals`"""
+    anchors: int = Field(0, ge=0)
+    """rows of `anchors` and `residuals`"""
 
 
 class MappingNetwork(nn.Module):
@@ -39,7 +40,7 @@ class MappingNetwork(nn.Module):
     on_sphere: Tensor
     matrix: Tensor
     offset: Tensor
-    places: Tensor
+    anchors: Tensor
     residuals: Tensor
 
     def __init__(self, architecture: MappingArchitecture):
@@ -53,9 +54,9 @@ class MappingNetwork(nn.Module):
         # torch.eye would import torch's compiler on the meta device, two seconds.
         self.register_buffer("matrix", torch.zeros(a.latent_dim, a.latent_dim).fill_diagonal_(1))
         self.register_buffer("offset", torch.zeros(a.latent_dim))
-        if a.residuals:
-            self.register_buffer("places", torch.zeros(a.residuals, a.latent_dim))
-            self.register_buffer("residuals", torch.zeros(a.residuals, a.latent_dim))
+        if a.anchors:
+            self.register_buffer("anchors", torch.zeros(a.anchors, a.latent_dim))
+            self.register_buffer("residuals", torch.zeros(a.anchors, a.latent_dim))
 
     def fit_range(self, latents: Tensor) -> None:
         """Learn shift, scale and whether there is a sphere from latents float32 [n, d]."""
@@ -104,45 +105,58 @@ class MappingNetwork(nn.Module):
         self.matrix.copy_(matrix)
         self.offset.copy_(offset)
 
-    def keep_residuals(self, candidates: Tensor, latents: Tensor, strength: float) -> None:
+    def keep_residuals(
+        self, candidates: Tensor, latents: Tensor, share: float, draws: torch.Generator
+    ) -> None:
         """Keep what the mapping leaves of latents, for `residual`.
+
+        Every candidate becomes an anchor with the residual of one of the pairs nearest to it, never its own:
+        no sample is led to the latent that its own region was fitted to.
 
         Parameters
         ----------
         candidates
-            float32 [m, d], of `unit`.
+            float32 [m, d] of `unit`, m > 1.
         latents
             float32 [m, d], before shift and scale: each the one that its candidate was matched with.
-        strength
+        share
             Factor on their difference.
+        draws
+            Decides which of the nearest pairs.
         """
-        self.architecture = self.architecture.model_copy(update={"residuals": len(latents)})
-        self.register_buffer("places", candidates)
-        self.register_buffer("residuals", strength * (latents - candidates))
+        self.architecture = self.architecture.model_copy(update={"anchors": len(latents)})
+        m = len(candidates)
+        k = min(NEIGHBOURS, m - 1)
+        lenders = []
+        for rows in torch.arange(m, device=candidates.device).split(ROWS_AT_ONCE):
+            apart = torch.cdist(candidates[rows], candidates)
+            apart[torch.arange(len(rows)), rows] = torch.inf
+            lenders.append(apart.topk(k, largest=False).indices)
+        choice = torch.randint(k, (m, 1), generator=draws).to(candidates.device)
+        lender = torch.cat(lenders).gather(1, choice)[:, 0]
+        self.register_buffer("anchors", candidates)
+        self.register_buffer("residuals", share * (latents - candidates)[lender])
 
-    def residual(self, noise: Tensor, unit: Tensor) -> Tensor:
-        """Return what is added to outputs [b, d] of `unit` for noise [b, e], float32 [b, d].
+    def residual(self, unit: Tensor) -> Tensor:
+        """Return the residual of each output's nearest anchor: `unit`, float32 [b, d], to float32 [b, d].
 
-        A regression answers with the middle of what it was asked for, so its outputs vary less than latents
-        do. The residual of a matched pair nearby gives back what is missing there: a local bootstrap
-        (Shi, "Local bootstrap", Annals of the Institute of Statistical Mathematics 43, 1991).
+        A regression answers with the middle of what it was asked for. Residuals of matched pairs nearby
+        spread its outputs again, in the manner of the local bootstrap (Shi, Annals of the Institute of
+        Statistical Mathematics 43, 1991).
         """
-        if not self.architecture.residuals:
+        if not self.architecture.anchors:
             return torch.zeros_like(unit)
-        k = min(NEIGHBOURS, self.architecture.residuals)
-        near = torch.cdist(unit, self.places).topk(k, largest=False).indices  # [b, k]
-        # Which of them is decided by digits of the noise that hardly move the network's output.
-        choice = ((noise[:, :1].double() * 1e4).frac().abs() * k).long()
-        return self.residuals[near.gather(1, choice)[:, 0]]
+        nearest = [torch.cdist(part, self.anchors).argmin(dim=1) for part in unit.split(ROWS_AT_ONCE)]
+        return self.residuals[torch.cat(nearest)]
 
-    def place(self, unit: Tensor, residual: Tensor) -> Tensor:
+    def from_unit(self, unit: Tensor, residual: Tensor) -> Tensor:
         """Bring outputs of `unit` and `residual` [b, d] to where the latents are."""
         return self.project(unit + residual) * self.scale + self.shift
 
     def forward(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents [b, d]."""
         unit = self.unit(noise)
-        return self.place(unit, self.residual(noise, unit))
+        return self.from_unit(unit, self.residual(unit))
 
     def save(self, path: str | Path) -> None:
         """Write weights and architecture as one safetensors file."""

@@ -43,7 +43,8 @@ def test_equal_seeds_give_equal_pictures_and_the_first_of_more_are_the_same(gene
 @pytest.mark.parametrize("residuals", [0, 20])
 def test_a_generator_comes_back_from_its_file(generator: Generator, residuals: int, tmp_path: Path):
     if residuals:
-        generator.mapping.keep_residuals(torch.randn(residuals, 8), torch.randn(residuals, 8), strength=1.0)
+        pairs = torch.randn(2, residuals, 8, generator=stream(0, "pairs"))
+        generator.mapping.keep_residuals(*pairs, 1.0, stream(0, "draws"))
     generator.save(tmp_path / "generator.safetensors")
     again = glann.Generator.load(tmp_path / "generator.safetensors", Compute(precision="float32"))
     assert np.array_equal(again.sample(3), generator.sample(3))
@@ -72,16 +73,26 @@ def test_a_file_that_is_no_generator_is_one_line(generator: Generator, tmp_path:
 @pytest.mark.parametrize("residuals", [False, True])
 def test_interpolations_go_from_one_sample_to_the_next(generator: Generator, residuals: bool):
     if residuals:
-        places = F.normalize(torch.randn(50, 8), dim=1)
-        generator.mapping.keep_residuals(places, places + torch.randn(50, 8), strength=0.5)
+        anchors, draws = (
+            F.normalize(torch.randn(50, 8, generator=stream(0, "anchors")), dim=1),
+            stream(0, "draws"),
+        )
+        pulls = torch.randn(50, 8, generator=stream(0, "pulls"))
+        generator.mapping.keep_residuals(anchors, anchors + pulls, 0.5, draws)
     samples, strips = generator.sample(6, seed=3), generator.interpolate(3, 5, seed=3)
     assert strips.shape == (3, 5, 16, 16, 3)
     # Another block of the batch may round a pixel the other way.
     assert np.abs(strips[:, 0].astype(int) - samples[0::2]).max() <= 1
     assert np.abs(strips[:, -1].astype(int) - samples[1::2]).max() <= 1
-    fine = generator.interpolate(3, 33, seed=3).astype(float)
-    leaps = np.abs(np.diff(fine, axis=1)).mean(axis=(2, 3, 4))
-    assert leaps.max() < 4 * leaps.mean()  # no leap on the way
+    leaps = [
+        np.abs(np.diff(generator.interpolate(3, steps, seed=3).astype(float), axis=1))
+        .max(axis=(2, 3, 4))
+        .max()
+        for steps in (17, 65)
+    ]
+    assert leaps[1] < 0.5 * leaps[0]  # a way without a leap: the finer, the less changes at once
+    with pytest.raises(GlannError, match="steps: 1"):
+        generator.interpolate(3, 1)
 
 
 def test_slerp_keeps_to_the_great_circle():

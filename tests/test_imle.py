@@ -10,7 +10,7 @@ from glann.compute import Execution, execution
 from glann.config import Compute, Imle
 from glann.errors import GlannError
 from glann.imle import fit_imle, load_latents, regression_loss
-from glann.mapping import MappingNetwork
+from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.neighbors import nearest, nearest_in_blocks
 from glann.scan import nearest_row
 from glann.streams import stream
@@ -182,11 +182,28 @@ def test_residuals_of_pairs_nearby_give_back_what_a_regression_leaves(run: Execu
     assert spread(1.0, -1) < 3 * narrow < spread(1.0, 1)
 
 
+def test_an_anchor_borrows_its_residual_from_a_neighbour():
+    architecture = MappingArchitecture(config=SMALL.mapping, noise_dim=2, latent_dim=3)
+    mapping = MappingNetwork(architecture)
+    candidates = torch.randn(200, 3, generator=stream(0, "candidates"))
+    pulls = torch.randn(200, 3, generator=stream(0, "pulls"))
+    mapping.keep_residuals(candidates, candidates + pulls, 0.5, stream(0, "draws"))
+    residuals = mapping.residual(candidates)
+    apart, lenders = (0.5 * pulls[:, None] - residuals).norm(dim=2).min(dim=0)
+    assert apart.max() < 1e-5
+    between = (candidates[:, None] - candidates).norm(dim=2)
+    ranks = between.argsort(dim=1).argsort(dim=1)[torch.arange(200), lenders]  # 0 is the anchor itself
+    assert set(ranks.tolist()) == {1, 2, 3}
+    two = MappingNetwork(architecture)
+    two.keep_residuals(candidates[:2], candidates[:2] + pulls[:2], 1.0, stream(0, "draws"))
+    assert torch.allclose(two.residual(candidates[:2]), pulls[:2].flip(0), atol=1e-6)
+
+
 def test_residuals_are_kept_of_so_many_latents_at_most(run: Execution, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("glann.imle.RESIDUALS", 100)
     config = SMALL.model_copy(update={"epochs": 1})
     mapping = fit_imle(clusters(), config, 0, run).mapping
-    assert 50 <= len(mapping.residuals) <= 100
+    assert len(mapping.anchors) == len(mapping.residuals) == 100
     assert not hasattr(
         fit_imle(clusters(), config.model_copy(update={"residuals": 0}), 0, run).mapping, "places"
     )
