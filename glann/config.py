@@ -193,8 +193,8 @@ class Imle(Section):
     """decay per step of the mapping's moving average, which is the one kept; 0: the last weights"""
     correct_moments: bool = True
     """whether outputs, before residuals, are given the latents' mean and covariance (the paper: false)"""
-    residuals: float = Field(0.7, ge=0, le=1)
-    """share of matched pairs' residuals that samples nearby get, for variety (the paper: 0)"""
+    residuals: float = Field(0.0, ge=0, le=1)
+    """share of matched pairs' residuals that samples nearby get, for variety; 0: none (the paper)"""
     parameter_groups: list[ParameterGroup] = []
     """settings by layer, as in glo"""
 

@@ -201,7 +201,7 @@ def test_an_anchor_borrows_its_residual_from_a_neighbour():
 
 def test_residuals_are_kept_of_so_many_latents_at_most(run: Execution, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("glann.imle.RESIDUALS", 100)
-    config = SMALL.model_copy(update={"epochs": 1})
+    config = SMALL.model_copy(update={"epochs": 1, "residuals": 0.5})
     mapping = fit_imle(clusters(), config, 0, run).mapping
     assert len(mapping.anchors) == len(mapping.residuals) == 100
     assert not hasattr(
