@@ -106,7 +106,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "imle: no average": {"imle": {"ema": 0.0}},
     "imle: moments not corrected": {"imle": {"correct_moments": False}},
     "imle: no residuals": {"imle": {"residuals": 0.0}},
-    "imle: residuals 0.7": {"imle": {"residuals": 0.7}},
+    "imle: residuals 0.8": {"imle": {"residuals": 0.8}},
     "imle: residuals whole": {"imle": {"residuals": 1.0}},
     "imle: squared distances": {"imle": {"loss": "squared"}},
     "imle: squared distances, lr a third": {"imle": {"loss": "squared", "lr": 1 / 3}},
