@@ -31,7 +31,8 @@ def test_the_reference_learns(arguments: list[str], ignorance: float):
 
 
 def test_every_variant_changes_the_settings_and_only_the_seed_changes_besides():
-    params = Params.model_validate({"glo": {"latent_noise": 0.1, "loss": {"levels": 3, "crop": 32}}})
+    glo = {"latent_noise": 0.1, "loss": {"levels": 3, "crop": 32}}
+    params = Params.model_validate({"glo": glo, "imle": {"residuals": 0.5}})
     for name, changes in VARIANTS.items():
         changed = varied(params, {key: value for key, value in changes.items() if key not in OTHERS}, 0)
         assert (changed == params) == (name == "params.yaml" or changes.keys() <= OTHERS), name
