@@ -52,26 +52,8 @@ class NoisyBlock(ModulatedBlock):
         return super().forward(x + self.strength[:, None, None] * noise, style)
 
 
-class BilinearDecoder(ResidualDecoder):
-    """Doubles by bilinear interpolation instead of repetition."""
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """Decode float [b, d] to float [b, c, size, size]."""
-        style = F.silu(self.dense(latents * latents.shape[1] ** 0.5))
-        x = self.to_grid(style).view(len(style), -1, 4, 4).contiguous(memory_format=torch.channels_last)
-        x = self.blocks[0](x, style)
-        for narrow, block in zip(self.narrow, self.blocks[1:], strict=True):
-            x = block(F.interpolate(narrow(x), scale_factor=2, mode="bilinear"), style)
-        return F.pixel_shuffle(self.to_image(F.silu(x)), 2).sigmoid()
-
-
-class TransposedDecoder(ResidualDecoder):
-    """Doubles by transposed convolutions of 4 x 4 instead of repetition."""
-
-    def __init__(self, latent_dim: int, size: int, channels: int, width: int):
-        super().__init__(latent_dim, size, channels, width)
-        widths = [min(width << k, 8 * width) for k in range(len(self.narrow), -1, -1)]
-        self.narrow = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
+class UpsamplingDecoder(ResidualDecoder):
+    """Leaves the doubling of the resolution to `narrow`, which subclasses choose."""
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode float [b, d] to float [b, c, size, size]."""
@@ -81,6 +63,24 @@ class TransposedDecoder(ResidualDecoder):
         for up, block in zip(self.narrow, self.blocks[1:], strict=True):
             x = block(up(x), style)
         return F.pixel_shuffle(self.to_image(F.silu(x)), 2).sigmoid()
+
+
+class BilinearDecoder(UpsamplingDecoder):
+    """Doubles by bilinear interpolation instead of repetition."""
+
+    def __init__(self, latent_dim: int, size: int, channels: int, width: int):
+        super().__init__(latent_dim, size, channels, width)
+        doubling = nn.Upsample(scale_factor=2, mode="bilinear")
+        self.narrow = nn.ModuleList(nn.Sequential(narrow, doubling) for narrow in self.narrow)
+
+
+class TransposedDecoder(UpsamplingDecoder):
+    """Doubles by transposed convolutions of 4 x 4 instead of repetition."""
+
+    def __init__(self, latent_dim: int, size: int, channels: int, width: int):
+        super().__init__(latent_dim, size, channels, width)
+        widths = [min(width << k, 8 * width) for k in range(len(self.narrow), -1, -1)]
+        self.narrow = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in pairwise(widths))
 
 
 class UnsavedTable(LatentTable):
