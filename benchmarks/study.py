@@ -83,7 +83,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "loss: 2 levels": {"glo": {"loss": {"levels": 2}}},
     "loss: 4 levels": {"glo": {"loss": {"levels": 4}}},
     "loss: pixels weigh a tenth": {"glo": {"loss": {"pixel_weight": 0.1}}},
-    "loss: no crops": {"glo": {"loss": {"crop": None}}},
+    "loss: crops of 32 px": {"glo": {"loss": {"crop": 32}}},
     "imle: epochs a third": {"imle": {"epochs": 1 / 3}},
     "imle: epochs threefold": {"imle": {"epochs": 3.0}},
     "imle: lr a third": {"imle": {"lr": 1 / 3}},

@@ -110,13 +110,14 @@ class MappingNetwork(nn.Module):
     ) -> None:
         """Keep what the mapping leaves of latents, for `residual`.
 
-        Every candidate becomes an anchor with the residual of one of the pairs nearest to it, never its own:
-        no sample is led to the latent that its own region was fitted to.
+        Every candidate becomes an anchor with the residual of one of the pairs nearest to it, never one of
+        its own: no sample is led to a latent that its own region was fitted to.
 
         Parameters
         ----------
         candidates
-            float32 [m, d] of `unit`, m > 1.
+            float32 [m, d] of `unit`; rows are equal where latents share one. If all are equal, none can lend
+            another a residual, and none is kept.
         latents
             float32 [m, d], before shift and scale: each the one that its candidate was matched with.
         share
@@ -124,17 +125,19 @@ class MappingNetwork(nn.Module):
         draws
             Decides which of the nearest pairs.
         """
-        self.architecture = self.architecture.model_copy(update={"anchors": len(latents)})
-        m = len(candidates)
-        k = min(NEIGHBOURS, m - 1)
+        anchors, anchor_of = candidates.unique(dim=0, return_inverse=True)
+        if len(anchors) == 1:
+            return
+        self.architecture = self.architecture.model_copy(update={"anchors": len(anchors)})
+        k = min(NEIGHBOURS, len(candidates) - int(anchor_of.bincount().max()))
         lenders = []
-        for rows in torch.arange(m, device=candidates.device).split(ROWS_AT_ONCE):
-            apart = torch.cdist(candidates[rows], candidates)
-            apart[torch.arange(len(rows)), rows] = torch.inf
+        for rows in torch.arange(len(anchors), device=anchors.device).split(ROWS_AT_ONCE):
+            apart = torch.cdist(anchors[rows], candidates)
+            apart[rows[:, None] == anchor_of] = torch.inf
             lenders.append(apart.topk(k, largest=False).indices)
-        choice = torch.randint(k, (m, 1), generator=draws).to(candidates.device)
+        choice = torch.randint(k, (len(anchors), 1), generator=draws).to(anchors.device)
         lender = torch.cat(lenders).gather(1, choice)[:, 0]
-        self.register_buffer("anchors", candidates)
+        self.register_buffer("anchors", anchors)
         self.register_buffer("residuals", share * (latents - candidates)[lender])
 
     def residual(self, unit: Tensor) -> Tensor:
