@@ -13,7 +13,7 @@ from glann.errors import GlannError
 SCHEMA_FILE = "docs/params.schema.json"
 
 # The paper's decoder, latent and noise sizes. The mapping is ours: measured, it draws better samples.
-_PAPER_GLO = {
+_GLO = {
     "latent_dim": 64,
     "latent_noise": 0.7,
     "decoder": {"kind": "infogan", "width": 64},
@@ -22,7 +22,7 @@ _PAPER_GLO = {
     "batch_size": 64,
 }
 
-_PAPER_IMLE = {"epochs": 150, "candidates": 4, "residuals": 0.8}  # measured on digits alone
+_IMLE = {"epochs": 150, "candidates": 4, "residuals": 0.8}  # measured on digits alone
 
 # What each preset changes; everything else is the schema's default.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -53,23 +53,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "mnist": {
         "prepare": {"source": "mnist", "count": None, "resolution": 28, "channels": 1},
-        "glo": _PAPER_GLO,
-        "imle": _PAPER_IMLE,
+        "glo": _GLO,
+        "imle": _IMLE,
     },
     "fashion_mnist": {
         "prepare": {"source": "fashion_mnist", "count": None, "resolution": 28, "channels": 1},
-        "glo": _PAPER_GLO,
-        "imle": _PAPER_IMLE,
+        "glo": _GLO,
+        "imle": _IMLE,
     },
     "cifar10": {
         "prepare": {"source": "cifar10", "count": None, "resolution": 32},
-        "glo": {**_PAPER_GLO, "decoder": {"kind": "infogan", "width": 64, "batch_norm": False}},
-        "imle": _PAPER_IMLE,
+        "glo": {**_GLO, "decoder": {"kind": "infogan", "width": 64, "batch_norm": False}},
+        "imle": _IMLE,
     },
     "celeba64": {
         "prepare": {"source": "celeba", "count": None, "resolution": 64},
-        "glo": {**_PAPER_GLO, "decoder": {"kind": "dcgan", "width": 64}},
-        "imle": _PAPER_IMLE,
+        "glo": {**_GLO, "decoder": {"kind": "dcgan", "width": 64}},
+        "imle": _IMLE,
     },
 }
 
