@@ -12,7 +12,7 @@ from glann.errors import GlannError
 
 SCHEMA_FILE = "docs/params.schema.json"
 
-# The paper's decoder, latent and noise sizes. The mapping is ours: measured, it draws better samples.
+# For the paper's data sets: its decoder, latent and noise sizes. Our mapping draws better.
 _GLO = {
     "latent_dim": 64,
     "latent_noise": 0.7,
