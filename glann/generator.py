@@ -119,6 +119,8 @@ class Generator:
         NDArray
             uint8 [rows, steps, h, w, c].
         """
+        if rows < 1:
+            raise GlannError(f"rows: {rows}; draw one row or more")
         if steps < 2:
             raise GlannError(f"steps: {steps}; an interpolation has both ends, so 2 or more")
         noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
@@ -134,6 +136,9 @@ class Generator:
 
     def map(self, noise: Tensor) -> Tensor:
         """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
+        e = self.mapping.architecture.noise_dim
+        if noise.ndim != 2 or noise.shape[1] != e or len(noise) == 0:
+            raise GlannError(f"noise: expected [n, {e}], found {list(noise.shape)}")
         return self._from_unit(self._unit(noise), truncation=1.0)
 
     @torch.no_grad()
