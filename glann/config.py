@@ -265,8 +265,25 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     GlannError
         One line with the file, the key path, what is wrong and what is allowed.
     """
+    values = read_yaml(path)
+    if values is not None and not isinstance(values, dict):
+        raise GlannError(f"{path}: expected sections such as glo:, found a {type(values).__name__}")
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        return Params.model_validate(values or {})
+    except ValidationError as error:
+        raise GlannError(f"{path}: {one_line(error)}") from None
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file.
+
+    Raises
+    ------
+    GlannError
+        If it is missing or no YAML.
+    """
+    try:
+        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GlannError(f"{path}: no such file; make one with: glann params > {path}") from None
     except UnicodeDecodeError:
@@ -278,12 +295,6 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         line = f"line {mark.line + 1}: " if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())[:150]
         raise GlannError(f"{path}: {line}not YAML: {reason}") from None
-    if values is not None and not isinstance(values, dict):
-        raise GlannError(f"{path}: expected sections such as glo:, found a {type(values).__name__}")
-    try:
-        return Params.model_validate(values or {})
-    except ValidationError as error:
-        raise GlannError(f"{path}: {one_line(error)}") from None
 
 
 def one_line(error: ValidationError) -> str:

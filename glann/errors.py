@@ -2,11 +2,11 @@
 
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-TERMINATED = 128 + signal.SIGTERM
+from glann.console import STDOUT, say
 
 
 class GlannError(Exception):
@@ -15,27 +15,42 @@ class GlannError(Exception):
     status = 1
 
 
+class DamagedFileError(GlannError):
+    """A file whose content is not what was written there.
+
+    Parameters
+    ----------
+    path
+        The file.
+    what
+        What shows it.
+    """
+
+    def __init__(self, path: str | Path, what: str):
+        super().__init__(f"{path}: damaged: {what}")
+        self.path = Path(path)
+
+
 @contextmanager
-def one_line_errors() -> Iterator[None]:
+def one_line_errors(stage: str | None = None) -> Iterator[None]:
     """Turn errors that people can do something about into one line on stderr and a non-zero exit status.
 
-    They are `GlannError`, errors of the operating system, and the want of memory. SIGTERM ends the process in
-    order, so that nothing half-written stays.
+    They are `GlannError`, errors of the operating system, Ctrl-C, and memory that runs out, for which `stage`
+    decides what is advised.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
+        STDOUT.flush()
     except KeyboardInterrupt:
         _leave("interrupted", status=128 + signal.SIGINT)
     except Exception as error:
-        text = in_one_line(error)
+        text = in_one_line(error, stage)
         if text is None:
             raise
         _leave(text, error.status if isinstance(error, GlannError) else 1)
 
 
-def in_one_line(error: Exception) -> str | None:
+def in_one_line(error: Exception, stage: str | None = None) -> str | None:
     """Return what to tell the user of an error, None for one that only a programmer can mend."""
     if isinstance(error, GlannError):
         return str(error)
@@ -60,5 +75,5 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _leave(text: str, status: int) -> None:
-    print("glann: " + " ".join(text.split()), file=sys.stderr)
+    say(text)
     sys.exit(status)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from glann.checkpoints import Checkpoints, Parts, flatten_state, restore_state
+from glann.checkpoints import Checkpoints, Parts, flatten_state
 from glann.compute import Execution
 from glann.config import SIZES_MADE, Glo
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
@@ -102,10 +102,9 @@ def train_glo(
     loss_of = reconstruction_loss(config.loss, execution, own)
     perturb = LatentNoise(config.latent_noise, table.latents, shard, seed)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
-    run = TrainingRun("glo", config.epochs, shard.steps, checkpoints)
+    run = TrainingRun("glo", config.epochs, shard, checkpoints)
 
-    if saved := run.resume():
-        restore_state(saved, **parts)
+    if saved := run.resume(parts, table.like(n)):
         table.restore(saved, shard.start, shard.stop)
 
     done = run.steps_done * n // shard.steps
@@ -127,7 +126,7 @@ def train_glo(
                 advance(len(rows) * ranks(), run.note)
                 if run.checkpoint_due():
                     run.save(decoder, flatten_state(**parts) | table.state())
-            run.end_epoch(n)
+            run.end_epoch()
             _check_variety(run, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
 
     run.save(decoder, flatten_state(**parts) | table.state(), finished=True)

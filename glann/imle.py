@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from glann.checkpoints import Checkpoints, Parts, flatten_state, restore_state
+from glann.checkpoints import Checkpoints, Parts, flatten_state
 from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
@@ -103,13 +103,13 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     nearest = torch.zeros((), dtype=torch.float64)
     match = match or match_nearest(config.index, execution.precision)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer}
-    run = TrainingRun("imle", config.epochs, shard.steps, checkpoints)
+    run = TrainingRun("imle", config.epochs, shard, checkpoints)
 
     def state() -> dict[str, Tensor]:
         return flatten_state(**parts) | {"matched": rows_at_first(matched), "nearest": nearest}
 
-    if saved := run.resume():
-        restore_state(saved, **parts)
+    like = {"matched": matched.new_empty(n, config.noise_dim, device="meta"), "nearest": nearest}
+    if saved := run.resume(parts, like):
         matched.copy_(saved["matched"][shard.start : shard.stop])
         nearest = saved["nearest"]
 
@@ -133,7 +133,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
                 advance(len(rows) * ranks(), run.note)
                 if run.checkpoint_due():
                     run.save(mapping, state())
-            run.end_epoch(n, nearest=float(f"{nearest.item():.6g}"))
+            run.end_epoch(nearest=float(f"{nearest.item():.6g}"))
 
     run.save(mapping, state(), finished=True)
     trained = average.module

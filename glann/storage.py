@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from glann.config import one_line
-from glann.errors import GlannError
+from glann.errors import DamagedFileError, GlannError
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -44,10 +44,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def all_or_none(folder: Path) -> Iterator[Path]:
+def all_or_none(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
     """Yield a new folder; on success all that was put there replaces its namesakes in `folder`.
 
     A process that is killed leaves `folder` as it was, but for one hidden folder that the next one removes.
+
+    Parameters
+    ----------
+    folder
+        Is made if it is not there.
+    check
+        Called before anything is replaced; if it raises, nothing is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{UNFINISHED}*"):
@@ -57,6 +64,7 @@ def all_or_none(folder: Path) -> Iterator[Path]:
     try:
         with _naming(folder):
             yield inside
+            check()
             for made in sorted(inside.iterdir()):
                 target = folder / made.name
                 if target.is_dir():
@@ -151,7 +159,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise GlannError(f"{path}: not a safetensors file, or a damaged one ({str(error)[:150]})") from None
     if "sha256" in header and header["sha256"] != _digest(tensors, header.get("config")):
-        raise GlannError(f"{path}: damaged: its content is not what was written (sha256 differs)")
+        raise DamagedFileError(path, "its content is not what was written (sha256 differs)")
     return tensors, header.get("config")
 
 

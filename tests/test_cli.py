@@ -82,9 +82,10 @@ def test_bad_input_is_one_line_and_leaves_no_file(arguments: list[str], message:
 
 
 def test_checkpoints_are_listed_and_deleted(tmp_path: Path):
-    at = {"history": [{"epoch": 1, "loss": 1.0}], "step": 3, "epochs": 5, "steps": 9, "finished": False}
-    Checkpoints(tmp_path, "glo", "a run", minutes=0).save({}, at)
-    Checkpoints(tmp_path, "imle", "a run", minutes=0).save({}, at | {"finished": True})
+    at = {"history": [{"epoch": 1, "loss": 1.0}], "step": 3, "rows": 9, "sum": 1.0, "epochs": 5, "steps": 9}
+    Checkpoints(tmp_path, "glo", "a run", minutes=0).save({}, at | {"finished": False})
+    at |= {"step": 0, "rows": 0, "epochs": 1, "finished": True}
+    Checkpoints(tmp_path, "imle", "a run", minutes=0).save({}, at)
     (tmp_path / "imle-0.damaged").write_bytes(b"x")
     lines = glann("checkpoints", "--folder", tmp_path).stdout.splitlines()
     assert [line.split("  ")[-1] for line in lines] == [

@@ -84,6 +84,36 @@ def test_torchrun_starts_the_same_stages(shapes: np.ndarray, tmp_path: Path):
     assert (two / "data/glo/latents.npy").read_bytes() == (other / "data/glo/latents.npy").read_bytes()
 
 
+def test_processes_on_the_cpu_of_a_machine_with_a_gpu_exchange_through_gloo(
+    shapes: np.ndarray, tmp_path: Path
+):
+    folder = project(tmp_path / "two", shapes, {"glo": {"epochs": 1}}, processes=2)
+    # torch sees a GPU, as far as forming a group goes.
+    (folder / "sitecustomize.py").write_text(
+        "import torch, torch.distributed as dist\n"
+        "from contextlib import ExitStack\n"
+        "from unittest.mock import patch\n"
+        "def init(*arguments, real=dist.init_process_group, **options):\n"
+        "    gpu = lambda *_, **__: torch.device('cuda')\n"
+        "    names = '_C._get_accelerator', 'accelerator.current_accelerator', 'cuda.is_available'\n"
+        "    with ExitStack() as stack:\n"
+        "        [stack.enter_context(patch(f'torch.{name}', gpu)) for name in names]\n"
+        "        real(*arguments, **options)\n"
+        "dist.init_process_group = init\n"
+    )
+    process = start(folder, "stages.glo", path=f"{folder}{os.pathsep}{ROOT}")
+    assert process.wait(60) == 0, process.stderr.read()
+
+
+@pytest.mark.gpu
+def test_a_group_on_a_gpu_ends_as_a_run_without_a_group_does(shapes: np.ndarray, tmp_path: Path):
+    """A group of one sums over NCCL and gathers at the end, as a larger one does."""
+    for stage in ("glo", "imle"):
+        folder = project(tmp_path, shapes, {"compute": {"device": "cuda"}})
+        run(folder, "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", f"stages.{stage}")
+        assert losses(folder, stage)
+
+
 def test_a_killed_process_ends_the_run_with_one_line(shapes: np.ndarray, tmp_path: Path):
     folder = project(
         tmp_path / "two", shapes, {"glo": {"epochs": 100_000}}, processes=2, checkpoint_minutes=0

@@ -240,13 +240,13 @@ def test_an_infinite_loss_names_the_place_and_the_checkpoint(
         train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=60))
     checkpoints = Checkpoints(tmp_path, "imle", "test", minutes=0)
     checkpoints.save({}, {})
-    course = TrainingRun("imle", 3, 2, checkpoints)
+    course = TrainingRun("imle", 3, Shard(8, 4), checkpoints)
     with pytest.raises(GlannError, match=f"loss is inf; the last good checkpoint is {checkpoints.path}; low"):
         course.add(torch.tensor(math.inf), 2)
 
 
 def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
-    course = TrainingRun("glo", 1, 1, Checkpoints(tmp_path, "glo", "test", minutes=0))
+    course = TrainingRun("glo", 1, Shard(4, 4), Checkpoints(tmp_path, "glo", "test", minutes=0))
     network = nn.Linear(2, 2)
     course.save(network, {})
     nn.init.constant_(network.bias, math.inf)
@@ -257,7 +257,7 @@ def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path
 
 def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
-    course = TrainingRun("glo", 9, 1, checkpoints)
+    course = TrainingRun("glo", 9, Shard(4, 4), checkpoints)
     network = nn.Linear(2, 2)
     with pytest.raises(
         GlannError, match=r"glo: epoch 5: the loss has been more than 10 times its best \(1\)"
@@ -265,17 +265,17 @@ def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: 
         for loss in (2.0, 1.0, 30.0, 40.0, 50.0, 60.0):
             course.add(torch.tensor(loss), 4)
             course.save(network, {"loss": torch.tensor(loss)})
-            course.end_epoch(4)
+            course.end_epoch()
     saved = checkpoints.load()
     assert saved and saved[0]["loss"] == 1 and len(course.history) == 5
 
 
 def test_a_loss_that_jumps_and_comes_back_goes_on():
-    course = TrainingRun("glo", 9, 1, None)
+    course = TrainingRun("glo", 9, Shard(4, 4), None)
     # Near zero a loss may well be ten times its best; after a jump it may take an epoch to come back.
     for loss in (2.0, 0.001, 0.02, 0.03, 0.02, 0.05, 30.0, 40.0, 0.01):
         course.add(torch.tensor(loss), 4)
-        course.end_epoch(4)
+        course.end_epoch()
     assert [entry["epoch"] for entry in course.history] == [*range(1, 10)]
 
 
