@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import safetensors.torch
@@ -24,6 +24,7 @@ from glann.errors import DamagedFileError, GlannError
 Network = TypeVar("Network", bound=nn.Module)
 
 UNFINISHED = ".unfinished-"
+DIGEST_BYTES = 2**24  # of an array, read at once
 
 
 @contextmanager
@@ -126,6 +127,47 @@ def load_npy(path: str | Path, mmap: bool = False) -> NDArray[Any]:
     if array.dtype.kind not in "biuf":
         raise GlannError(f"{path}: not an .npy array of numbers")
     return array if mmap else np.array(array)
+
+
+class NpyWriter:
+    """An .npy file of uint8 that grows block by block, so that it needs neither memory nor a known length.
+
+    A context manager: on leaving it, the header is given the number of rows that were written.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.count = 0
+        """rows written"""
+        self._shape = shape
+        self._file = path.open("wb")
+        self._write_header()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._file.seek(0)
+            self._write_header()
+
+    def append(self, rows: NDArray[np.uint8]) -> None:
+        """Write rows, uint8 [b, *shape], behind those that are there."""
+        self._file.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
+
+    def _write_header(self) -> None:
+        # numpy pads its headers, so that the number of rows can be corrected in place.
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+
+def digest_of_rows(array: NDArray[Any]) -> str:
+    """Return the SHA-256 of an array's numbers, row after row in C order; a map is read in blocks."""
+    digest = hashlib.sha256()
+    rows = max(1, DIGEST_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        digest.update(np.ascontiguousarray(array[start : start + rows]).data)
+    return digest.hexdigest()
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Any = None) -> None:
