@@ -14,14 +14,14 @@ from glann.checkpoints import Checkpoints, Parts, flatten_state
 from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
-from glann.errors import GlannError
+from glann.errors import DamagedFileError, GlannError
 from glann.mapping import MappingArchitecture, MappingNetwork, moments
 from glann.memory import check_memory
 from glann.neighbors import nearest_in_blocks
 from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first, total
 from glann.progress import progress
 from glann.shards import Shard
-from glann.storage import load_npy
+from glann.storage import file_digest, load_npy
 from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
@@ -259,15 +259,24 @@ def _keep_residuals(
     mapping.keep_residuals(candidates[rows], wanted, share, draws)
 
 
-def load_latents(path: str | Path) -> Tensor:
+def load_latents(path: str | Path, sha256: str = "") -> Tensor:
     """Read latents from an .npy file of floats [n, d] as float32.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        Of the whole file, in hexadecimal; "" if any file will do.
 
     Raises
     ------
     GlannError
-        If the file is missing, is no array of floats, or is not two-dimensional.
+        If the file is missing, damaged, no array of floats, or not two-dimensional.
     """
     array = load_npy(path)
     if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
         raise GlannError(f"{path}: expected floats [n, d], found {array.dtype} {list(array.shape)}")
+    if sha256 and file_digest(path) != sha256:
+        raise DamagedFileError(path, "it is not the file that was made with the decoder (sha256 differs)")
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))

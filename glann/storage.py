@@ -161,6 +161,12 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_of_rows(array: NDArray[Any]) -> str:
     """Return the SHA-256 of an array's numbers, row after row in C order; a map is read in blocks."""
     digest = hashlib.sha256()
@@ -168,6 +174,12 @@ def digest_of_rows(array: NDArray[Any]) -> str:
     for start in range(0, len(array), rows):
         digest.update(np.ascontiguousarray(array[start : start + rows]).data)
     return digest.hexdigest()
+
+
+def check_rows(path: str | Path, array: NDArray[Any], digest: str) -> None:
+    """Raise `DamagedFileError` unless the rows of an array read from `path` have this digest."""
+    if digest_of_rows(array) != digest:
+        raise DamagedFileError(path, "its rows are not those that were written (sha256 differs)")
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Any = None) -> None:

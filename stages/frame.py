@@ -9,13 +9,17 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from glann.code import AT_START, changed, digests
 from glann.config import Params, load_params, read_yaml
 from glann.errors import DamagedFileError, GlannError, one_line_errors
 from glann.stopping import Stopped, end_in_order
 from stages.dvc import end_without, healing, is_there, project_folder, waiting_process
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 CODE = AT_START | digests(Path(__file__).parent)
 
@@ -92,6 +96,27 @@ class Stage:
         settings = {key: values.get(key) for key in self._sections} if isinstance(values, dict) else {}
         found = {name: Path(name).stat() for name in self._inputs if Path(name).exists()}
         return settings | {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
+
+
+def prepared(name: str, check: bool = True) -> "NDArray[np.uint8]":
+    """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].
+
+    Raises
+    ------
+    GlannError
+        If it is missing or, where `check` asks for that, is not what dataset.json says.
+    """
+    from glann.storage import check_rows, load_json, load_npy
+
+    path = f"data/prepare/{name}.npy"
+    array = load_npy(path, mmap=True)
+    if check:
+        try:
+            digest = load_json("data/prepare/dataset.json")["sha256"][f"{name}.npy"]
+        except (KeyError, TypeError):
+            raise GlannError(f"data/prepare/dataset.json: no sha256 of {name}.npy; run: dvc repro") from None
+        check_rows(path, array, digest)
+    return array
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:

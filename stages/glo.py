@@ -1,6 +1,6 @@
 """glo: images become a decoder and one latent each."""
 
-from stages.frame import stage
+from stages.frame import prepared, stage
 
 with stage("glo") as this:
     from glann.checkpoints import Checkpoints
@@ -8,13 +8,13 @@ with stage("glo") as this:
     from glann.glo import train_glo
     from glann.processes import launch, rank
     from glann.stopping import stop_signals
-    from glann.storage import load_json, load_npy, save_json, save_npy
+    from glann.storage import file_digest, load_json, save_json, save_npy
 
     params = this.params
 
     def run() -> None:
         """Train on the prepared images, and write the result."""
-        images = load_npy("data/prepare/images.npy", mmap=True)
+        images = prepared("images", check=rank() == 0)
         how = execution(params.compute)
         inputs = [params.glo.model_dump(), params.seed, how.numerics, load_json("data/prepare/dataset.json")]
         checkpoints = Checkpoints(this.checkpoints, "glo", inputs, params.compute.checkpoint_minutes)
@@ -24,7 +24,7 @@ with stage("glo") as this:
         if rank() == 0:
             with this.outputs() as folder:
                 save_npy(folder / "latents.npy", result.latents.numpy())
-                result.decoder.save(folder / "decoder.safetensors")
+                result.decoder.save(folder / "decoder.safetensors", file_digest(folder / "latents.npy"))
                 save_json(folder / "losses.json", result.history)
 
     with stop_signals():

@@ -3,9 +3,6 @@
 from stages.frame import stage
 
 with stage("imle") as this:
-    import hashlib
-    from pathlib import Path
-
     from glann.checkpoints import Checkpoints, remove_finished
     from glann.compute import execution
     from glann.decoders import DecoderNetwork
@@ -13,7 +10,7 @@ with stage("imle") as this:
     from glann.imle import fit_imle, load_latents
     from glann.processes import launch, rank
     from glann.stopping import stop_signals
-    from glann.storage import save_json
+    from glann.storage import file_digest, save_json
 
     params = this.params
 
@@ -21,11 +18,11 @@ with stage("imle") as this:
         """Fit the mapping to the latents, and write the generator."""
         how = execution(params.compute)
         decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
-        digest = hashlib.sha256(Path("data/glo/latents.npy").read_bytes()).hexdigest()
-        inputs = [params.imle.model_dump(), params.seed, how.numerics, digest]
+        latents = load_latents("data/glo/latents.npy", decoder.architecture.latents)
+        inputs = [params.imle.model_dump(), params.seed, how.numerics, file_digest("data/glo/latents.npy")]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
-        result = fit_imle(load_latents("data/glo/latents.npy"), params.imle, params.seed, how, checkpoints)
+        result = fit_imle(latents, params.imle, params.seed, how, checkpoints)
 
         if rank() == 0:
             with this.outputs() as folder:

@@ -9,6 +9,7 @@ from PIL import Image
 from glann.config import Prepare
 from glann.errors import GlannError
 from glann.prepare import prepare
+from glann.storage import all_or_none
 
 OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png")
 
@@ -25,7 +26,8 @@ def config(source, path="unused", **keys):
 
 def run(config, out, seed=0, processes=1):
     """Prepare, and return training images, hold-out images and dataset.json."""
-    prepare(config, seed, out, processes)
+    with all_or_none(out) as folder:
+        prepare(config, seed, folder, processes)
     assert {file.name for file in out.iterdir()} == set(OUTPUTS)
     return (
         np.load(out / "images.npy"),
@@ -36,8 +38,8 @@ def run(config, out, seed=0, processes=1):
 
 def stop(config, out, seed=0):
     """Prepare what cannot be prepared, and return the line that says why."""
-    with pytest.raises(GlannError) as caught:
-        prepare(config, seed, out, 1)
+    with pytest.raises(GlannError) as caught, all_or_none(out) as folder:
+        prepare(config, seed, folder, 1)
     assert not list(out.glob("*"))
     assert "\n" not in str(caught.value)
     return str(caught.value)

@@ -16,7 +16,7 @@ from conftest import ROOT
 
 from glann.config import Params
 from glann.presets import params_yaml
-from glann.storage import load_tensors, save_json, save_npy
+from glann.storage import digest_of_rows, load_tensors, save_json, save_npy
 
 SETTINGS = {
     "compute": {"device": "cpu", "precision": "float32", "threads": 1},
@@ -36,8 +36,9 @@ def project(folder: Path, shapes: np.ndarray, changes: dict | None = None, **com
         values[name] = values.get(name, {}) | section
     (folder / "params.yaml").write_text(params_yaml(Params.model_validate(values)))
     images = np.pad(shapes, ((0, 0), (8, 8), (8, 8), (0, 0)))
-    save_npy(folder / "data/prepare/images.npy", np.concatenate([images, images[:, ::-1]])[:80])
-    save_json(folder / "data/prepare/dataset.json", {})
+    images = np.concatenate([images, images[:, ::-1]])[:80]
+    save_npy(folder / "data/prepare/images.npy", images)
+    save_json(folder / "data/prepare/dataset.json", {"sha256": {"images.npy": digest_of_rows(images)}})
     return folder
 
 
@@ -159,7 +160,6 @@ def test_what_one_process_complains_of_is_said_once(shapes: np.ndarray, tmp_path
 
 def test_an_unforeseen_failure_of_one_process_is_said_with_its_traceback(shapes: np.ndarray, tmp_path: Path):
     folder = project(tmp_path / "two", shapes, processes=2)
-    (folder / "data/prepare/dataset.json").write_text("{}")
     (folder / "sitecustomize.py").write_text(
         "import os, glann.glo\n"
         "def broken(*_):\n"
