@@ -159,8 +159,11 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
         + activation_bytes(decoder, (batch, d), execution)
         + loss_bytes(config.loss, batch, architecture.size, execution)
     )
-    knobs = f"glo.batch_size ({config.batch_size}), glo.decoder.width ({config.decoder.width}), glo.loss.crop"
-    check_memory("glo", needed, execution, f"{knobs} or glo.latent_dim ({d})")
+    knobs = [f"glo.batch_size ({config.batch_size})", f"glo.decoder.width ({config.decoder.width})"]
+    if config.loss.kind == "perceptual":
+        window = min(config.loss.crop or architecture.size, architecture.size)
+        knobs += [f"glo.loss.crop ({window} px)", f"glo.loss.levels ({config.loss.levels})"]
+    check_memory("glo", needed, execution, f"{', '.join(knobs)} or glo.latent_dim ({d})")
 
 
 @torch.no_grad()
