@@ -1,12 +1,23 @@
 """The one error meant for people, and how a program ends on it."""
 
+import errno
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from glann.console import STDOUT, say
+from glann.console import say
+
+LONGEST = 1000  # characters of a message
+FOR_LESS_MEMORY = {
+    "prepare": "lower prepare.resolution, or run on fewer cores, e.g. taskset -c 0 dvc repro",
+    "glo": "lower glo.batch_size or glo.decoder.width, or set compute.precision to bfloat16",
+    "imle": "lower imle.batch_size, imle.candidates or imle.mapping.width, or train on fewer images",
+    "sample": "lower sample.count",
+    "evaluate": "lower evaluate.count, or prepare.holdout",
+    None: "draw fewer images, or fit fewer latents",
+}
 
 
 class GlannError(Exception):
@@ -40,7 +51,6 @@ def one_line_errors(stage: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-        STDOUT.flush()
     except KeyboardInterrupt:
         _leave("interrupted", status=128 + signal.SIGINT)
     except Exception as error:
@@ -51,26 +61,44 @@ def one_line_errors(stage: str | None = None) -> Iterator[None]:
 
 
 def in_one_line(error: Exception, stage: str | None = None) -> str | None:
-    """Return what to tell the user of an error, None for one that only a programmer can mend."""
+    """Return what to tell the user of an error, None for one that only a programmer can do something about.
+
+    Parameters
+    ----------
+    error
+        What was raised.
+    stage
+        The stage that raised it, whose settings are advised where memory ran out; None: the command line.
+    """
     if isinstance(error, GlannError):
-        return str(error)
+        return _printable(str(error))
     if _out_of_memory(error):
-        return (
-            "memory ran out; lower glo.batch_size or imle.batch_size, or set compute.precision to bfloat16 "
-            f"({str(error)[:150]})"
-        )
+        why = str(error)[:150]
+        return _printable(f"memory ran out; {FOR_LESS_MEMORY[stage]}{f' ({why})' if why else ''}")
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        return _printable(f"{where}{error.strerror or error}")
     return None
 
 
+def _printable(text: str) -> str:
+    """Put text on one line of bounded length, and write out characters that would change the terminal."""
+    text = " ".join(text.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def _out_of_memory(error: Exception) -> bool:
-    # torch is imported late, and so are its classes.
+    # torch is imported late, and so are its classes. Faiss and CUDA's libraries raise RuntimeError.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (
+            isinstance(error, RuntimeError)
+            and any(words in str(error).lower() for words in ("can't allocate memory", "out of memory"))
+        )
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from glann.code import AT_START, changed, digests
 from glann.config import Params, load_params, read_yaml
+from glann.console import STDOUT
 from glann.errors import DamagedFileError, GlannError, one_line_errors
 from glann.stopping import Stopped, end_in_order
 from stages.dvc import end_without, healing, is_there, project_folder, waiting_process
@@ -33,6 +34,7 @@ def stage(name: str) -> Iterator["Stage"]:
     with one_line_errors(name), end_in_order():
         try:
             yield Stage(name)
+            STDOUT.flush()
         except DamagedFileError as error:
             raise GlannError(f"{error}; {healing(error.path)}") from None
 
