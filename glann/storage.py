@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -18,7 +20,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from glann.config import one_line
+from glann.complaints import one_line
+from glann.config import STAGES
 from glann.errors import DamagedFileError, GlannError
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -31,17 +34,18 @@ DIGEST_BYTES = 2**24  # of an array, read at once
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it, else remove it."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # The temporary keeps the suffix: writers such as Pillow choose their format by it.
     temporary = path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{path.suffix}")
     try:
-        with _naming(path):
+        with _naming(path, temporary):
+            path.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is nothing to remove where nothing could be made
+            temporary.unlink()
 
 
 @contextmanager
@@ -61,9 +65,9 @@ def all_or_none(folder: Path, check: Callable[[], None] = lambda: None) -> Itera
     for left in folder.glob(f"{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
     inside = folder / f"{UNFINISHED}{secrets.token_hex(4)}"
-    inside.mkdir()
     try:
-        with _naming(folder):
+        with _naming(folder, inside):
+            inside.mkdir()
             yield inside
             check()
             for made in sorted(inside.iterdir()):
@@ -71,23 +75,70 @@ def all_or_none(folder: Path, check: Callable[[], None] = lambda: None) -> Itera
                 if target.is_dir():
                     shutil.rmtree(target)
                 made.replace(target)
-    except GlannError as error:
-        raise GlannError(str(error).replace(str(inside), str(folder))) from None
     finally:
         shutil.rmtree(inside, ignore_errors=True)
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Name the path in errors of writing that do not, such as that of a full disk."""
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Name the path in errors of writing that name the temporary one, or none, as if a disk is full."""
     try:
         yield
-    except SafetensorError as error:
-        raise GlannError(f"{path}: could not be written ({error})") from None
-    except OSError as error:
-        if error.filename is not None:
+    except GlannError as error:
+        if str(temporary) not in str(error):
             raise
-        raise GlannError(f"{path}: could not be written ({error.strerror or error})") from None
+        raise GlannError(str(error).replace(str(temporary), str(path))) from None
+    except SafetensorError as error:
+        why = re.sub(r"^.*I/O error: | at path .*$", "", str(error))  # its own temporary name is in there
+        raise GlannError(f"{path}: could not be written ({why})") from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        if error.filename is None:
+            raise GlannError(f"{path}: could not be written ({why})") from None
+        named = Path(os.fsdecode(error.filename))
+        if temporary in (named, *named.parents):
+            final = path / named.relative_to(temporary)
+            raise GlannError(f"{final}: could not be written ({why})") from None
+        if named in path.parents:
+            raise GlannError(f"{path}: could not be written ({named}: {why})") from None
+        raise
+
+
+def check_writable(path: str | Path) -> None:
+    """Refuse a path that no file could be written to, before the work whose result it is for.
+
+    Nothing is left behind: the nearest folder above it that is there is tried.
+
+    Raises
+    ------
+    GlannError
+        If it is a folder, or the system refuses to write there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise GlannError(f"{path}: a folder; name a file")
+    check_writable_folder(path.parent, path)
+
+
+def check_writable_folder(folder: Path, wanted: Path) -> None:
+    """Refuse a folder, made later if it is missing, that no file could be written to."""
+    try:
+        with tempfile.TemporaryFile(dir=next(p for p in (folder, *folder.parents) if p.exists())):
+            pass
+    except OSError as error:
+        raise GlannError(f"{wanted}: could not be written ({error.strerror or error})") from None
+
+
+def _check_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        what = "a folder, not a file" if Path(path).is_dir() else "no such file"
+        raise GlannError(f"{path}: {what}{_again(path)}")
+
+
+def _again(path: str | Path) -> str:
+    """Return what to do about a file of no use: `dvc repro` makes what lies below data/<stage>/."""
+    house, *rooms = Path(path).parts
+    return "; run: dvc repro" if house == "data" and rooms and rooms[0] in STAGES else ""
 
 
 def save_json(path: str | Path, value: Any) -> None:
@@ -99,10 +150,11 @@ def save_json(path: str | Path, value: Any) -> None:
 
 def load_json(path: str | Path) -> Any:
     """Read a json file."""
+    _check_file(path)
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise GlannError(f"{path}: not a json file ({str(error)[:150]}); make it again") from None
+        raise GlannError(f"{path}: not a json file ({str(error)[:150]}){_again(path)}") from None
 
 
 def save_npy(path: str | Path, array: NDArray[Any]) -> None:
@@ -113,9 +165,10 @@ def save_npy(path: str | Path, array: NDArray[Any]) -> None:
 
 def load_npy(path: str | Path, mmap: bool = False) -> NDArray[Any]:
     """Read an .npy array of numbers; with `mmap`, pages are read when touched."""
-    if not Path(path).is_file():
-        what = "a folder" if Path(path).is_dir() else "no such file"
-        raise GlannError(f"{path}: {what}; name an .npy file")
+    _check_file(path)
+    with Path(path).open("rb") as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
+            raise GlannError(f"{path}: not an .npy file{_again(path)}")
     try:
         # A map is never larger than its file, whatever the header says.
         array = np.lib.format.open_memmap(path, mode="r")
@@ -123,9 +176,9 @@ def load_npy(path: str | Path, mmap: bool = False) -> NDArray[Any]:
         raise
     except Exception as error:  # numpy's parser of headers raises anything at all
         reason = " ".join(str(error).split())[:150]
-        raise GlannError(f"{path}: not an .npy array of numbers ({reason})") from None
+        raise GlannError(f"{path}: not an .npy array of numbers ({reason}){_again(path)}") from None
     if array.dtype.kind not in "biuf":
-        raise GlannError(f"{path}: not an .npy array of numbers")
+        raise GlannError(f"{path}: not an .npy array of numbers, but of {array.dtype}")
     return array if mmap else np.array(array)
 
 
@@ -204,14 +257,9 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
     GlannError
         If the file is missing, no safetensors file, or not what `save_tensors` wrote there.
     """
-    if not Path(path).is_file():
-        raise GlannError(f"{path}: no such file")
-    try:
-        with safe_open(path, "pt") as file:
-            header = _header(file)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, RecursionError) as error:
-        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({str(error)[:150]})") from None
+    with _opened(path) as file:
+        header = _header(file)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if "sha256" in header and header["sha256"] != _digest(tensors, header.get("config")):
         raise DamagedFileError(path, "its content is not what was written (sha256 differs)")
     return tensors, header.get("config")
@@ -219,11 +267,19 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
 
 def load_config(path: str | Path) -> Any:
     """Read the config in the header of a file of `save_tensors`, and none of the tensors."""
+    with _opened(path) as file:
+        return _header(file).get("config")
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    _check_file(path)
     try:
         with safe_open(path, "pt") as file:
-            return _header(file).get("config")
+            yield file
     except (SafetensorError, ValueError, RecursionError) as error:
-        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({str(error)[:150]})") from None
+        why = " ".join(str(error).split())[:150]
+        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({why}){_again(path)}") from None
 
 
 def _header(file: Any) -> dict[str, Any]:
@@ -260,8 +316,8 @@ def load_network(path: str | Path, build: Callable[[Any], Network]) -> Network:
                 raise ValueError(f"{name} is {list(found.shape)}, expected {list(expected.shape)}")
         network.load_state_dict(tensors, assign=True)
     except ValidationError as error:
-        raise GlannError(f"{path}: holds another kind of network ({one_line(error)})") from None
+        raise GlannError(f"{path}: holds another kind of network ({one_line(error)}){_again(path)}") from None
     except (RuntimeError, TypeError, KeyError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise GlannError(f"{path}: does not hold what is expected here ({reason})") from None
+        raise GlannError(f"{path}: does not hold what is expected here ({reason}){_again(path)}") from None
     return network

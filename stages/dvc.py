@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from glann.config import read_yaml
 from glann.stopping import Stopped
+from glann.yaml_file import read_yaml
 
 LOOK_EVERY = 0.5  # seconds between two looks at whether DVC is there
 SECONDS_TO_STOP = 20  # for a last checkpoint, where DVC is gone

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from glann.code import AT_START, changed, digests
-from glann.config import Params, load_params, read_yaml
+from glann.config import Params, load_params
 from glann.console import STDOUT
 from glann.errors import DamagedFileError, GlannError, one_line_errors
 from glann.stopping import Stopped, end_in_order
+from glann.yaml_file import read_yaml
 from stages.dvc import end_without, healing, is_there, project_folder, waiting_process
 
 if TYPE_CHECKING:
