@@ -15,7 +15,7 @@ from glann.config import Sample
 from glann.errors import GlannError
 from glann.generator import Generator
 from glann.pictures import grid, save_png, save_png_quickly
-from glann.storage import replacing
+from glann.storage import check_writable, check_writable_folder, replacing
 from glann.workers import cores
 
 WAITING = 256  # images
@@ -100,8 +100,20 @@ def _save_folder(blocks: Iterable[NDArray[np.uint8]], out: Path) -> None:
 
 
 def check_out(out: Path) -> str:
-    """Return the ending of `out` in small letters: ".png", ".npy", or "" for a folder."""
+    """Return the ending of `out` in small letters: ".png", ".npy", or "" for a folder.
+
+    Raises
+    ------
+    GlannError
+        If `out` has another ending, or nothing could be written there.
+    """
     suffix = "" if out.is_dir() else out.suffix.lower()
     if suffix not in ("", ".png", ".npy"):
         raise GlannError(f"--out {out}: use a name ending in .png (grid) or .npy (array), or a folder")
+    if suffix:
+        check_writable(out)
+    elif out.exists() and not out.is_dir():
+        raise GlannError(f"--out {out}: a file that is there already; name a folder, a .png or a .npy")
+    else:
+        check_writable_folder(out, out)
     return suffix

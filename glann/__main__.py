@@ -1,0 +1,5 @@
+"""`python -m glann` does what `glann` does."""
+
+from glann.cli import main
+
+main()
