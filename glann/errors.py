@@ -27,7 +27,7 @@ class GlannError(Exception):
 
 
 class DamagedFileError(GlannError):
-    """A file whose content is not what was written there.
+    """A file whose content is not what a stage wrote there, or cannot be.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class DamagedFileError(GlannError):
     """
 
     def __init__(self, path: str | Path, what: str):
-        super().__init__(f"{path}: damaged: {what}")
+        super().__init__(f"{path}: {what}")
         self.path = Path(path)
 
 

@@ -278,5 +278,7 @@ def load_latents(path: str | Path, sha256: str = "") -> Tensor:
     if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
         raise GlannError(f"{path}: expected floats [n, d], found {array.dtype} {list(array.shape)}")
     if sha256 and file_digest(path) != sha256:
-        raise DamagedFileError(path, "it is not the file that was made with the decoder (sha256 differs)")
+        raise DamagedFileError(
+            path, "damaged: it is not the file that was made with the decoder (sha256 differs)"
+        )
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))

@@ -18,7 +18,7 @@ from glann.memory import available
 from glann.pictures import grid, save_png
 from glann.progress import progress
 from glann.sources import Source, find_images
-from glann.storage import NpyWriter, save_json
+from glann.storage import NpyWriter, all_or_none, save_json
 from glann.streams import stream_seed
 from glann.workers import cores, in_order
 
@@ -31,7 +31,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # what a worker process sends at once, at
 
 
 def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = None) -> None:
-    """Write images.npy, holdout.npy, dataset.json and preview.png into `folder`.
+    """Write images.npy, holdout.npy, dataset.json and preview.png into `folder`: all four or none.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     seed
         Chooses the images (where there are more than `config.count`), the hold-out images, and the avatars.
     folder
-        Is there; the stage yields one whose content appears as a whole.
+        Made if it is not there.
     processes
         Worker processes; default: one per processor core, or as many as have memory for the largest images.
         The arrays do not depend on it.
@@ -54,40 +54,41 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
     wanted = min(found, config.count or found)
     bad: dict[int, str] = {}
-    shape = (config.resolution, config.resolution, config.channels)
-    with (
-        NpyWriter(folder / "images.npy", shape) as train_file,
-        NpyWriter(folder / "holdout.npy", shape) as holdout_file,
-        progress("prepare", wanted, "images") as advance,
-    ):
-        train, holdout = _Images(train_file), _Images(holdout_file)
-        # The next in the random order stands in for a bad file: `count` is a count of good images.
-        for i, pixels in _decoded(source, order, wanted, config, processes):
-            if isinstance(pixels, str):
-                bad[i] = pixels
-                continue
-            (holdout if holdout.count < config.holdout else train).append(pixels)
-            advance(1)
-            if holdout.count + train.count == wanted:
-                break
-    taken = holdout.count + train.count
-    _check_bad(source, bad, taken, config)
-    _check_enough(taken, config)
-    save_png(folder / "preview.png", grid(np.load(folder / "images.npy", mmap_mode="r")[:PREVIEW]))
-    bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
-    dataset = {
-        "source": config.source,
-        "found": found,
-        "requested": config.count,
-        "taken": taken,
-        "train": train.count,
-        "holdout": holdout.count,
-        "bad": len(bad),
-        "bad_files": sorted(bad_files, key=lambda file: file["name"]),
-        "channel_means": train.channel_means(),
-        "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
-    }
-    save_json(folder / "dataset.json", dataset)
+    with all_or_none(folder) as inside:  # the source may lie in the same folder
+        shape = (config.resolution, config.resolution, config.channels)
+        with (
+            NpyWriter(inside / "images.npy", shape) as train_file,
+            NpyWriter(inside / "holdout.npy", shape) as holdout_file,
+            progress("prepare", wanted, "images") as advance,
+        ):
+            train, holdout = _Images(train_file), _Images(holdout_file)
+            # The next in the random order stands in for a bad file: `count` is a count of good images.
+            for i, pixels in _decoded(source, order, wanted, config, processes):
+                if isinstance(pixels, str):
+                    bad[i] = pixels
+                    continue
+                (holdout if holdout.count < config.holdout else train).append(pixels)
+                advance(1)
+                if holdout.count + train.count == wanted:
+                    break
+        taken = holdout.count + train.count
+        _check_bad(source, bad, taken, config)
+        _check_enough(taken, config)
+        save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))
+        bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
+        dataset = {
+            "source": config.source,
+            "found": found,
+            "requested": config.count,
+            "taken": taken,
+            "train": train.count,
+            "holdout": holdout.count,
+            "bad": len(bad),
+            "bad_files": sorted(bad_files, key=lambda file: file["name"]),
+            "channel_means": train.channel_means(),
+            "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
+        }
+        save_json(inside / "dataset.json", dataset)
 
 
 class _Images:

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from glann.config import Compute
 from glann.console import STDERR
-from glann.errors import GlannError, in_one_line
+from glann.errors import GlannError
 from glann.stopping import Stopped, end_with_parent
 
 SECONDS_TO_STOP = 20  # for a checkpoint, where the starting process is gone
@@ -122,9 +122,7 @@ def _work_in_group(work: Callable[[], None], device: str) -> None:
     except Exception as error:
         if OURS not in os.environ:
             raise
-        text = in_one_line(error)
-        known = error if text is None or isinstance(error, GlannError) else GlannError(text)
-        ErrorHandler().record_exception(known)  # the starting process says it, once
+        ErrorHandler().record_exception(error)  # the starting process says it, once
         os._exit(1)  # leaving the group in order would wait for the others
     dist.destroy_process_group()
 

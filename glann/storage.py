@@ -136,7 +136,7 @@ def _check_file(path: str | Path) -> None:
 
 
 def _again(path: str | Path) -> str:
-    """Return what to do about a file of no use: `dvc repro` makes what lies below data/<stage>/."""
+    """Return what to do about a file that is not there: `dvc repro` makes what lies below data/<stage>/."""
     house, *rooms = Path(path).parts
     return "; run: dvc repro" if house == "data" and rooms and rooms[0] in STAGES else ""
 
@@ -154,7 +154,7 @@ def load_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise GlannError(f"{path}: not a json file ({str(error)[:150]}){_again(path)}") from None
+        raise DamagedFileError(path, f"not a json file ({str(error)[:150]})") from None
 
 
 def save_npy(path: str | Path, array: NDArray[Any]) -> None:
@@ -168,7 +168,7 @@ def load_npy(path: str | Path, mmap: bool = False) -> NDArray[Any]:
     _check_file(path)
     with Path(path).open("rb") as file:
         if file.read(len(np.lib.format.MAGIC_PREFIX)) != np.lib.format.MAGIC_PREFIX:
-            raise GlannError(f"{path}: not an .npy file{_again(path)}")
+            raise DamagedFileError(path, "not an .npy file")
     try:
         # A map is never larger than its file, whatever the header says.
         array = np.lib.format.open_memmap(path, mode="r")
@@ -176,7 +176,7 @@ def load_npy(path: str | Path, mmap: bool = False) -> NDArray[Any]:
         raise
     except Exception as error:  # numpy's parser of headers raises anything at all
         reason = " ".join(str(error).split())[:150]
-        raise GlannError(f"{path}: not an .npy array of numbers ({reason}){_again(path)}") from None
+        raise DamagedFileError(path, f"not an .npy array of numbers ({reason})") from None
     if array.dtype.kind not in "biuf":
         raise GlannError(f"{path}: not an .npy array of numbers, but of {array.dtype}")
     return array if mmap else np.array(array)
@@ -232,7 +232,7 @@ def digest_of_rows(array: NDArray[Any]) -> str:
 def check_rows(path: str | Path, array: NDArray[Any], digest: str) -> None:
     """Raise `DamagedFileError` unless the rows of an array read from `path` have this digest."""
     if digest_of_rows(array) != digest:
-        raise DamagedFileError(path, "its rows are not those that were written (sha256 differs)")
+        raise DamagedFileError(path, "damaged: its rows are not those that were written (sha256 differs)")
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Any = None) -> None:
@@ -261,7 +261,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
         header = _header(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if "sha256" in header and header["sha256"] != _digest(tensors, header.get("config")):
-        raise DamagedFileError(path, "its content is not what was written (sha256 differs)")
+        raise DamagedFileError(path, "damaged: its content is not what was written (sha256 differs)")
     return tensors, header.get("config")
 
 
@@ -279,7 +279,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, ValueError, RecursionError) as error:
         why = " ".join(str(error).split())[:150]
-        raise GlannError(f"{path}: not a safetensors file, or a damaged one ({why}){_again(path)}") from None
+        raise DamagedFileError(path, f"not a safetensors file, or a damaged one ({why})") from None
 
 
 def _header(file: Any) -> dict[str, Any]:
@@ -316,8 +316,8 @@ def load_network(path: str | Path, build: Callable[[Any], Network]) -> Network:
                 raise ValueError(f"{name} is {list(found.shape)}, expected {list(expected.shape)}")
         network.load_state_dict(tensors, assign=True)
     except ValidationError as error:
-        raise GlannError(f"{path}: holds another kind of network ({one_line(error)}){_again(path)}") from None
+        raise DamagedFileError(path, f"holds another kind of network ({one_line(error)})") from None
     except (RuntimeError, TypeError, KeyError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise GlannError(f"{path}: does not hold what is expected here ({reason}){_again(path)}") from None
+        raise DamagedFileError(path, f"does not hold what is expected here ({reason})") from None
     return network

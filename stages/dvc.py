@@ -91,7 +91,7 @@ def project_folder() -> Path:
 
 
 def healing(path: Path) -> str:
-    """Say how to get a damaged output of a stage back.
+    """Return what a message says of getting a damaged output of a stage back; "" for other files.
 
     DVC trusts the files in its cache: one that is damaged there is restored again and again, also after the
     stage has been forced to run.
@@ -100,11 +100,11 @@ def healing(path: Path) -> str:
     outs = [out for entry in lock.get("stages", {}).values() for out in entry.get("outs", [])]
     recorded = next((out["md5"] for out in outs if out["path"] == path.as_posix()), None)
     if recorded is None:
-        return "make it again"
+        return ""
     where = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
     ).stdout.strip()
     cached = Path(os.path.relpath(where or ".dvc/cache"), "files/md5", recorded[:2], recorded[2:])
     if cached.is_file() and hashlib.md5(cached.read_bytes(), usedforsecurity=False).hexdigest() == recorded:
-        return f"DVC's cache has it undamaged; run: rm {path} && dvc checkout {path}"
-    return f"run: rm -f {path} {cached} && dvc repro"
+        return f"; DVC's cache has it undamaged; run: rm {path} && dvc checkout {path}"
+    return f"; run: rm -f {path} {cached} && dvc repro"

@@ -6,7 +6,7 @@ the stage began with, and only if the process of DVC that waits for them is stil
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from glann.code import AT_START, changed, digests
 from glann.config import Params, load_params
 from glann.console import STDOUT
-from glann.errors import DamagedFileError, GlannError, one_line_errors
+from glann.errors import DamagedFileError, GlannError, in_one_line, one_line_errors
 from glann.stopping import Stopped, end_in_order
 from glann.yaml_file import read_yaml
 from stages.dvc import end_without, healing, is_there, project_folder, waiting_process
@@ -32,12 +32,22 @@ def stage(name: str) -> Iterator["Stage"]:
 
     The body imports what it needs, so that a signal, and the end of DVC, are seen during imports too.
     """
-    with one_line_errors(name), end_in_order():
-        try:
-            yield Stage(name)
-            STDOUT.flush()
-        except DamagedFileError as error:
-            raise GlannError(f"{error}; {healing(error.path)}") from None
+    with one_line_errors(name), end_in_order(), _in_words(name):
+        yield Stage(name)
+        STDOUT.flush()
+
+
+@contextmanager
+def _in_words(name: str) -> Iterator[None]:
+    """Turn what people can do something about into a `GlannError` that says it, also of a damaged file."""
+    try:
+        yield
+    except DamagedFileError as error:
+        raise GlannError(f"{error}{healing(error.path)}") from None
+    except Exception as error:
+        if isinstance(error, GlannError) or (text := in_one_line(error, name)) is None:
+            raise
+        raise GlannError(text) from error
 
 
 class Stage:
@@ -66,6 +76,14 @@ class Stage:
         project = project_folder()
         self.params = _located(load_params(), project)
         self.checkpoints = project / ".checkpoints"
+
+    def launch(self, work: Callable[[], None]) -> None:
+        """Call `work`, as `glann.processes.launch` does; a signal lets it stop where it can go on from."""
+        from glann.processes import launch
+        from glann.stopping import stop_signals
+
+        with stop_signals():
+            launch(_in_words(self.name)(work), self.params.compute)
 
     @contextmanager
     def outputs(self) -> Iterator[Path]:

@@ -6,8 +6,7 @@ with stage("glo") as this:
     from glann.checkpoints import Checkpoints
     from glann.compute import execution
     from glann.glo import train_glo
-    from glann.processes import launch, rank
-    from glann.stopping import stop_signals
+    from glann.processes import rank
     from glann.storage import file_digest, load_json, save_json, save_npy
 
     params = this.params
@@ -27,5 +26,4 @@ with stage("glo") as this:
                 result.decoder.save(folder / "decoder.safetensors", file_digest(folder / "latents.npy"))
                 save_json(folder / "losses.json", result.history)
 
-    with stop_signals():
-        launch(run, params.compute)
+    this.launch(run)

@@ -8,8 +8,7 @@ with stage("imle") as this:
     from glann.decoders import DecoderNetwork
     from glann.generator import Generator
     from glann.imle import fit_imle, load_latents
-    from glann.processes import launch, rank
-    from glann.stopping import stop_signals
+    from glann.processes import rank
     from glann.storage import file_digest, save_json
 
     params = this.params
@@ -29,6 +28,5 @@ with stage("imle") as this:
                 Generator(result.mapping, decoder, how).save(folder / "generator.safetensors")
                 save_json(folder / "losses.json", result.history)
 
-    with stop_signals():
-        remove_finished(this.checkpoints, "glo")
-        launch(run, params.compute)
+    remove_finished(this.checkpoints, "glo")
+    this.launch(run)

@@ -9,7 +9,6 @@ from PIL import Image
 from glann.config import Prepare
 from glann.errors import GlannError
 from glann.prepare import prepare
-from glann.storage import all_or_none
 
 OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png")
 
@@ -26,8 +25,7 @@ def config(source, path="unused", **keys):
 
 def run(config, out, seed=0, processes=1):
     """Prepare, and return training images, hold-out images and dataset.json."""
-    with all_or_none(out) as folder:
-        prepare(config, seed, folder, processes)
+    prepare(config, seed, out, processes)
     assert {file.name for file in out.iterdir()} == set(OUTPUTS)
     return (
         np.load(out / "images.npy"),
@@ -38,8 +36,8 @@ def run(config, out, seed=0, processes=1):
 
 def stop(config, out, seed=0):
     """Prepare what cannot be prepared, and return the line that says why."""
-    with pytest.raises(GlannError) as caught, all_or_none(out) as folder:
-        prepare(config, seed, folder, 1)
+    with pytest.raises(GlannError) as caught:
+        prepare(config, seed, out, 1)
     assert not list(out.glob("*"))
     assert "\n" not in str(caught.value)
     return str(caught.value)
