@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from glann.complaints import one_line
 from glann.config import LARGEST, Compute, Params, load_params
-from glann.errors import GlannError, one_line_errors
+from glann.errors import GlannError
 from glann.presets import PRESETS, params_yaml, preset
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -39,20 +39,19 @@ Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 Threads = Annotated[int, typer.Option(help="CPU threads")]
 
 
-def main() -> None:
-    """Run the command line."""
-    with one_line_errors():
-        try:
-            status = app(standalone_mode=False)
-        except UsageError as error:
-            known = GlannError(f"{error.format_message().rstrip('.')}{_see_help(error)}")
-            known.status = error.exit_code
-            raise known from None
-        except typer.Abort:
-            raise KeyboardInterrupt from None
-        finally:
-            _flush()  # what typer itself prints, such as --help
-        sys.exit(status)
+def run() -> None:
+    """Run the command that `sys.argv` names."""
+    try:
+        status = app(standalone_mode=False)
+    except UsageError as error:
+        known = GlannError(f"{error.format_message().rstrip('.')}{_see_help(error)}")
+        known.status = error.exit_code
+        raise known from None
+    finally:
+        _flush()  # what typer itself prints, such as --help
+    if status == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+        raise KeyboardInterrupt
+    sys.exit(status)
 
 
 def _see_help(error: Any) -> str:

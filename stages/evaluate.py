@@ -1,6 +1,6 @@
 """evaluate: reconstructions and samples are measured against images never trained on."""
 
-from stages.frame import prepared, stage
+from stages.frame import stage
 
 with stage("evaluate") as this:
     from glann.checkpoints import remove_finished
@@ -11,7 +11,7 @@ with stage("evaluate") as this:
     remove_finished(this.checkpoints, "imle")
     generator = Generator.load("data/imle/generator.safetensors", this.params.compute)
     latents = load_latents("data/glo/latents.npy", generator.decoder.architecture.latents)
-    images, holdout = prepared("images"), prepared("holdout")
+    images, holdout = this.prepared("images"), this.prepared("holdout")
     with this.outputs() as folder:
         evaluate(
             this.params,

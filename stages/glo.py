@@ -1,6 +1,6 @@
 """glo: images become a decoder and one latent each."""
 
-from stages.frame import prepared, stage
+from stages.frame import stage
 
 with stage("glo") as this:
     from glann.checkpoints import Checkpoints
@@ -13,7 +13,7 @@ with stage("glo") as this:
 
     def run() -> None:
         """Train on the prepared images, and write the result."""
-        images = prepared("images", check=rank() == 0)
+        images = this.prepared("images", check=rank() == 0)
         how = execution(params.compute)
         inputs = [params.glo.model_dump(), params.seed, how.numerics, load_json("data/prepare/dataset.json")]
         checkpoints = Checkpoints(this.checkpoints, "glo", inputs, params.compute.checkpoint_minutes)

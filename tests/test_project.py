@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from glann.config import STAGES, Params
 from glann.presets import params_yaml, preset
 
-FRAME = ("frame", "dvc")  # modules beside the scripts of the stages, which all of them use
+FRAME = ("frame", "running", "dvc")  # modules beside the scripts of the stages, which all of them use
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 
 

@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from preparing import fill
 from test_pipeline import TINY, dvc, repro
 
-from benchmarks.clone import change, clone_to
+from benchmarks.clone import change, clone_to, output_digests
 from benchmarks.clone import dvc as start_dvc
 from glann.config import STAGES
 
@@ -168,3 +170,146 @@ def test_a_stage_that_begins_after_dvc_has_ended_does_nothing(project: Path):
     assert result.returncode == 128 + signal.SIGTERM
     assert result.stderr == "glann: sample: DVC has ended; run: dvc repro\n"
     assert {path: path.stat().st_mtime_ns for path in (project / "data/sample").rglob("*")} == before
+
+
+def damage(path: Path) -> None:
+    """Flip one bit near the end of a file, as a disk does: its size, time and mode stay."""
+    status = path.stat()
+    path.chmod(0o644)
+    content = bytearray(path.read_bytes())
+    content[-10] ^= 1
+    path.write_bytes(content)
+    path.chmod(status.st_mode)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def cached(project: Path, output: str) -> Path:
+    digest = output_digests(project)[output]
+    return project / ".dvc/cache/files/md5" / digest[:2] / digest[2:]
+
+
+@pytest.mark.parametrize(
+    ("output", "reader"),
+    [
+        ("data/prepare/images.npy", "glo"),
+        ("data/glo/latents.npy", "imle"),
+        ("data/imle/generator.safetensors", "sample"),
+    ],
+)
+def test_a_damaged_object_in_dvcs_cache_is_noticed_and_the_command_said_heals_it(
+    output: str, reader: str, project: Path
+):
+    before = output_digests(project)
+    damage(cached(project, output))
+    (project / output).unlink()
+    assert dvc(project, "checkout", output).returncode == 0  # DVC restores what it has
+    result = dvc(project, "repro", "--force", "--single-item", reader)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("glann:")]
+    assert result.returncode != 0 and line.startswith(f"glann: {output}: damaged: "), line
+    command = line.rsplit("run: ", 1)[1]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(command, shell=True, cwd=project, check=True, env=os.environ | {"PATH": path})
+    assert output_digests(project) == before
+    (project / output).unlink()
+    assert dvc(project, "checkout", output).returncode == 0
+    assert repro(project, "--force", "--single-item", reader) == [reader]
+
+
+def test_a_file_that_is_damaged_but_not_in_the_cache_is_taken_from_there(project: Path):
+    output = project / "data/imle/generator.safetensors"
+    before = output.read_bytes()
+    damage(output)
+    result = dvc(project, "repro", "--force", "--single-item", "sample")
+    assert (
+        "DVC's cache has it undamaged; run: rm data/imle/generator.safetensors && dvc checkout"
+        in result.stderr
+    )
+    output.unlink()
+    dvc(project, "checkout", "data/imle/generator.safetensors")
+    assert output.read_bytes() == before
+
+
+def run_stage(project: Path, name: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | options.pop("env", {})
+    return subprocess.run(
+        [sys.executable, "-m", f"stages.{name}"],
+        cwd=project,
+        text=True,
+        check=False,
+        env=environment,
+        **options,
+    )
+
+
+def test_what_cannot_be_printed_fails_no_stage(project: Path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with Path("/dev/full").open("w") as full:
+        for output in (full, writing):
+            (project / "data/evaluate/metrics.json").unlink()
+            assert run_stage(project, "evaluate", stdout=output, stderr=output).returncode == 0
+            assert (project / "data/evaluate/metrics.json").is_file()
+    os.close(writing)
+    latin = run_stage(
+        project, "evaluate", env={"PYTHONIOENCODING": "latin-1"}, capture_output=True, encoding="latin-1"
+    )
+    assert latin.returncode == 0 and "Fréchet ?" in latin.stdout  # an arrow is none of its letters
+
+
+def test_metrics_that_git_does_not_have_yet_survive_a_failed_evaluation(project: Path):
+    kept = (project / "data/evaluate/metrics.json").read_text()
+    change(project, {"evaluate": {"features": "vgg", "weights": "nowhere.safetensors"}})
+    assert dvc(project, "repro", "evaluate").returncode != 0
+    assert (project / "data/evaluate/metrics.json").read_text() == kept
+
+
+@pytest.mark.parametrize("name", ["imle", "sample"])
+def test_a_terminal_that_closes_stops_a_stage_in_order(name: str, project: Path):
+    change(project, {name: LONG[name], "compute": {"checkpoint_minutes": 60}})
+    with subprocess.Popen([sys.executable, "-m", f"stages.{name}"], cwd=project) as process:
+        wait_for(lambda: [*(project / "data" / name).glob(".unfinished-*")] or name == "imle")
+        time.sleep(6)  # imle has begun to train
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 128 + signal.SIGHUP
+    assert not [*(project / "data" / name).glob(".unfinished-*")]
+    assert len([*(project / ".checkpoints").glob("imle-*")]) == (name == "imle")
+
+
+@pytest.mark.parametrize("module", ["torch", "pydantic"])
+def test_ctrl_c_during_imports_is_one_line(module: str, project: Path, tmp_path: Path):
+    (tmp_path / f"{module}.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)"
+    )
+    environment = {"PYTHONPATH": str(tmp_path)}
+    stopped = run_stage(project, "sample", env=environment, capture_output=True)
+    assert (stopped.returncode, stopped.stderr) == (130, "glann: interrupted\n")
+    command = [sys.executable, "-m", "glann", "sample", "--out", str(tmp_path / "a.png")]
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{project}"}
+    stopped = subprocess.run(
+        command, cwd=project, capture_output=True, text=True, check=False, env=environment
+    )
+    assert (stopped.returncode, stopped.stderr) == (130, "glann: interrupted\n")
+
+
+def test_experiments_in_temporary_workspaces_find_pictures_and_keep_checkpoints(project: Path):
+    fill(project / "data/raw/pictures", 60)
+    change(project, {"prepare": {"source": "folder", "path": "data/raw/pictures", "count": None}})
+    try:
+        result = dvc(project, "exp", "run", "--temp", "-S", "imle.epochs=3", "imle")
+        assert result.returncode == 0, result.stderr
+        change(project, {"imle": LONG["imle"]})
+        with start_dvc(project, "exp", "run", "--temp", "imle") as started:
+            wait_for(lambda: [*(project / ".checkpoints").glob("imle-*")])
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+        (kept,) = (project / ".checkpoints").glob("imle-*")
+        shown = subprocess.run(
+            [sys.executable, "-m", "glann", "checkpoints"],
+            cwd=project,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert kept.name in shown.stdout
+    finally:
+        shutil.rmtree(project / "data/raw/pictures")
