@@ -102,7 +102,7 @@ def train_glo(
     loss_of = reconstruction_loss(config.loss, execution, own)
     perturb = LatentNoise(config.latent_noise, table.latents, shard, seed)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
-    run = TrainingRun("glo", config.epochs, shard, checkpoints)
+    run = TrainingRun("glo", config.epochs, shard, checkpoints, _remedy(execution))
 
     if saved := run.resume(parts, table.like(n)):
         table.restore(saved, shard.start, shard.stop)
@@ -147,6 +147,11 @@ def _check(images: NDArray[np.uint8], config: Glo) -> None:
             f"glo.decoder.kind: {config.decoder.kind} makes squares of {', '.join(map(str, sizes))} px, "
             f"the images are {images.shape[2]} x {images.shape[1]}"
         )
+
+
+def _remedy(execution: Execution) -> str:
+    reduced = ", or set compute.precision to float32" * (execution.precision != torch.float32)
+    return f"lower glo.latent_lr and glo.decoder_lr, clip gradients by glo.parameter_groups{reduced}"
 
 
 def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:

@@ -26,6 +26,7 @@ from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
+REMEDY = "lower imle.lr, or clip gradients by imle.parameter_groups"
 RESIDUALS = 10_000  # matched pairs, at most, whose residuals are kept
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
 
@@ -103,7 +104,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     nearest = torch.zeros((), dtype=torch.float64)
     match = match or match_nearest(config.index, execution.precision)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer}
-    run = TrainingRun("imle", config.epochs, shard, checkpoints)
+    run = TrainingRun("imle", config.epochs, shard, checkpoints, REMEDY)
 
     def state() -> dict[str, Tensor]:
         return flatten_state(**parts) | {"matched": rows_at_first(matched), "nearest": nearest}

@@ -314,6 +314,10 @@ def load_network(path: str | Path, build: Callable[[Any], Network]) -> Network:
                 raise ValueError(f"{name} is missing, or is not {expected.dtype}")
             if found.shape != expected.shape:
                 raise ValueError(f"{name} is {list(found.shape)}, expected {list(expected.shape)}")
+            if not found.isfinite().all():
+                raise ValueError(f"{name} has numbers that are NaN or infinite")
+            if name.endswith("running_var") and (found < 0).any():
+                raise ValueError(f"{name} has variances that are negative")
         network.load_state_dict(tensors, assign=True)
     except ValidationError as error:
         raise DamagedFileError(path, f"holds another kind of network ({one_line(error)})") from None

@@ -111,6 +111,8 @@ class TrainingRun:
         What a pass is made of.
     checkpoints
         Where to resume from and to save to; None: neither.
+    remedy
+        What people are told to do about a loss that goes wrong.
 
     Attributes
     ----------
@@ -122,8 +124,8 @@ class TrainingRun:
         The loss so far, for the progress bar.
     """
 
-    def __init__(self, stage: str, epochs: int, shard: Shard, checkpoints: Checkpoints | None):
-        self.stage, self.epochs, self.checkpoints = stage, epochs, checkpoints
+    def __init__(self, stage: str, epochs: int, shard: Shard, checkpoints: Checkpoints | None, remedy: str):
+        self.stage, self.epochs, self.checkpoints, self.remedy = stage, epochs, checkpoints, remedy
         self.n, self.steps, self.batch_size = shard.n, shard.steps, shard.strata
         self.history: list[dict[str, float]] = []
         self.note = ""
@@ -279,7 +281,4 @@ class TrainingRun:
         kept = "no checkpoint was written yet"
         if self.checkpoints and self.checkpoints.path.is_file():
             kept = f"the last good checkpoint is {self.checkpoints.path}"
-        raise GlannError(
-            f"{self.stage}: {where}: the loss {what}; {kept}; lower the learning rates, "
-            "clip gradients (parameter_groups), or set compute.precision to float32"
-        )
+        raise GlannError(f"{self.stage}: {where}: the loss {what}; {kept}; {self.remedy}")

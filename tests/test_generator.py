@@ -17,6 +17,7 @@ from glann.generator import Generator, slerp
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.pictures import grid
 from glann.sample import draw_samples, save_images
+from glann.storage import load_tensors, save_tensors
 from glann.streams import stream
 
 
@@ -68,6 +69,21 @@ def test_a_file_that_is_no_generator_is_one_line(generator: Generator, tmp_path:
     (tmp_path / "text").write_text("no")
     with pytest.raises(GlannError, match=r"text: not a safetensors file"):
         Generator.load(tmp_path / "text")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["mapping.matrix", "decoder.network.to_image.weight"])
+def test_a_generator_whose_weights_are_not_finite_is_refused(
+    generator: Generator, name: str, value: float, tmp_path: Path
+):
+    generator.save(tmp_path / "generator.safetensors")
+    tensors, config = load_tensors(tmp_path / "generator.safetensors")
+    tensors[name].view(-1)[3] = value
+    save_tensors(tmp_path / "generator.safetensors", tensors, config)
+    with pytest.raises(
+        GlannError, match=rf"generator\.safetensors: .*{name} has numbers that are NaN or inf"
+    ):
+        Generator.load(tmp_path / "generator.safetensors")
 
 
 @pytest.mark.parametrize("truncation", [0.6, 1.0, 1.5])

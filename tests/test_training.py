@@ -240,13 +240,25 @@ def test_an_infinite_loss_names_the_place_and_the_checkpoint(
         train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=60))
     checkpoints = Checkpoints(tmp_path, "imle", "test", minutes=0)
     checkpoints.save({}, {})
-    course = TrainingRun("imle", 3, Shard(8, 4), checkpoints)
-    with pytest.raises(GlannError, match=f"loss is inf; the last good checkpoint is {checkpoints.path}; low"):
+    course = TrainingRun("imle", 3, Shard(8, 4), checkpoints, "do something")
+    with pytest.raises(
+        GlannError, match=f"loss is inf; the last good checkpoint is {checkpoints.path}; do something"
+    ):
         course.add(torch.tensor(math.inf), 2)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_advised_for_a_loss_that_goes_wrong_fits_the_run(precision: str, shapes: np.ndarray):
+    config = Glo(**TINY).model_copy(update={"decoder_lr": 1e38})
+    with pytest.raises(GlannError, match=r"lower glo\.latent_lr and glo\.decoder_lr, clip") as error:
+        train_glo(shapes, config, 0, execution(Compute(device="cpu", precision=precision, threads=1)))
+    assert ("compute.precision" in str(error.value)) == (precision == "bfloat16")
+
+
 def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
-    course = TrainingRun("glo", 1, Shard(4, 4), Checkpoints(tmp_path, "glo", "test", minutes=0))
+    course = TrainingRun(
+        "glo", 1, Shard(4, 4), Checkpoints(tmp_path, "glo", "test", minutes=0), "do something"
+    )
     network = nn.Linear(2, 2)
     course.save(network, {})
     nn.init.constant_(network.bias, math.inf)
@@ -257,7 +269,7 @@ def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path
 
 def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
-    course = TrainingRun("glo", 9, Shard(4, 4), checkpoints)
+    course = TrainingRun("glo", 9, Shard(4, 4), checkpoints, "do something")
     network = nn.Linear(2, 2)
     with pytest.raises(
         GlannError, match=r"glo: epoch 5: the loss has been more than 10 times its best \(1\)"
@@ -271,7 +283,7 @@ def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: 
 
 
 def test_a_loss_that_jumps_and_comes_back_goes_on():
-    course = TrainingRun("glo", 9, Shard(4, 4), None)
+    course = TrainingRun("glo", 9, Shard(4, 4), None, "do something")
     # Near zero a loss may well be ten times its best; after a jump it may take an epoch to come back.
     for loss in (2.0, 0.001, 0.02, 0.03, 0.02, 0.05, 30.0, 40.0, 0.01):
         course.add(torch.tensor(loss), 4)
