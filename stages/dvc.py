@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from glann.errors import GlannError
 from glann.stopping import Stopped
 from glann.yaml_file import read_yaml
 
@@ -40,6 +41,22 @@ def waiting_process(stage: str) -> psutil.Process | None:
     if holders or not ancestors:
         raise Stopped(f"{stage}: DVC has ended; run: dvc repro")
     return ancestors[0]
+
+
+def check_place(stage: str) -> None:
+    """Refuse, before the work, a folder of outputs from which DVC takes none afterwards.
+
+    Raises
+    ------
+    GlannError
+        If ``data/<stage>``, or data itself, is a link.
+    """
+    folder = Path("data", stage)
+    if "DVC_STAGE" in os.environ and (found := folder.resolve()) != folder.absolute():
+        raise GlannError(
+            f"{folder} is linked to {found}, and DVC takes no outputs through a link; make it a folder; to "
+            "keep large files on another disk, run: dvc cache dir DISK/cache && dvc config cache.type symlink"
+        )
 
 
 def _lock_holders(stage: str) -> set[int]:

@@ -16,7 +16,7 @@ from glann.config import Params, load_params
 from glann.errors import DamagedFileError, GlannError, in_one_line
 from glann.stopping import Stopped
 from glann.yaml_file import read_yaml
-from stages.dvc import end_without, healing, is_there, project_folder, waiting_process
+from stages.dvc import check_place, end_without, healing, is_there, project_folder, waiting_process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +56,7 @@ class Stage:
         self._dvc = waiting_process(name)
         if self._dvc and "LOCAL_RANK" not in os.environ:  # processes that this stage starts, it ends itself
             end_without(self._dvc)
+        check_place(name)
         pipeline = read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else {}
         entry = pipeline.get("stages", {}).get(name, {})
         self._sections = entry.get("params", ["seed", name])

@@ -172,6 +172,18 @@ def test_a_stage_that_begins_after_dvc_has_ended_does_nothing(project: Path):
     assert {path: path.stat().st_mtime_ns for path in (project / "data/sample").rglob("*")} == before
 
 
+def test_a_linked_folder_of_outputs_is_refused_before_the_work(project: Path, tmp_path: Path):
+    (project / "data/glo").rename(tmp_path / "glo")
+    (project / "data/glo").symlink_to(tmp_path / "glo")
+    try:
+        result = dvc(project, "repro", "--force", "--single-item", "glo")
+    finally:
+        (project / "data/glo").unlink()
+        (tmp_path / "glo").rename(project / "data/glo")
+    assert f"glann: data/glo is linked to {tmp_path / 'glo'}, and DVC takes no outputs" in result.stderr
+    assert not [*(project / ".checkpoints").glob("glo-*")]
+
+
 def damage(path: Path) -> None:
     """Flip one bit near the end of a file, as a disk does: its size, time and mode stay."""
     status = path.stat()
