@@ -297,7 +297,7 @@ def sampling(path: str | None, run: Execution, count: int) -> list[Row]:
         for i in range(3):
             seconds["forward"].append(timed(forward))
             for name, out in (("png", Path(folder) / f"images{i}"), ("npy", Path(folder) / "images.npy")):
-                seconds[name].append(timed(lambda out=out: save_images(generator.stream(count), count, out)))
+                seconds[name].append(timed(lambda out=out: save_images(generator.stream(count), out)))
     bare = statistics.median(seconds["forward"])
     return [
         {

@@ -146,7 +146,7 @@ def sample(
     from glann.sample import check_out, save_images  # noqa: PLC0415
 
     check_out(out)
-    save_images(Generator.load(generator, compute).stream(count, seed, truncation), count, out)
+    save_images(Generator.load(generator, compute).stream(count, seed, truncation), out)
     print(f"{count} images in {out}", file=sys.stderr)
 
 

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from glann.config import Sample
 from glann.errors import GlannError
 from glann.generator import Generator
 from glann.pictures import grid, save_png, save_png_quickly
-from glann.storage import check_writable, check_writable_folder, replacing
+from glann.storage import NpyWriter, check_writable, check_writable_folder, replacing
 from glann.workers import cores
 
 WAITING = 256  # images
@@ -37,12 +37,12 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     strips = generator.interpolate(
         config.interpolations, config.interpolation_steps, config.seed, config.truncation
     )
-    save_images([images], config.count, folder / "images")
+    save_images(images, folder / "images")
     save_png(folder / "grid.png", grid(images))
     save_png(folder / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
 
 
-def save_images(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> None:
+def save_images(images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], out: str | Path) -> None:
     """Write images to `out`, whose ending decides the form.
 
     "faces.png" becomes a grid, "faces.npy" the array, and a name without ending a folder of single PNG
@@ -50,36 +50,56 @@ def save_images(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> N
 
     Parameters
     ----------
-    blocks
-        uint8 [b, h, w, c], `count` images in all; written as they come, beside the making of the next.
-    count
-        Images in all.
+    images
+        uint8 [n, h, w, c], c = 1 or 3, or blocks of such images one after the other, as `Generator.stream`
+        yields them; blocks are written as they come, beside the making of the next.
     out
         File or folder; folders are created.
 
     Raises
     ------
     GlannError
-        If `out` has another ending.
+        If `out` has another ending, or there are no such images.
     """
+    out = Path(out)
     suffix = check_out(out)
+    blocks = _checked([images] if isinstance(images, np.ndarray) else images)
     if suffix == ".npy":
-        _save_npy(blocks, count, out)
+        _save_npy(blocks, out)
     elif suffix == ".png":
         save_png(out, grid(np.concatenate([*blocks])))
     else:
         _save_folder(blocks, out)
 
 
-def _save_npy(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> None:
+def _checked(blocks: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Yield blocks of images once they are found to be uint8 [b, h, w, c], all of one [h, w, c]."""
+    expected = None
+    for block in blocks:
+        if block.dtype != np.uint8 or block.ndim != 4 or len(block) == 0 or block.shape[3] not in (1, 3):
+            raise GlannError(
+                "images: expected uint8 [n, h, w, c] with c = 1 or 3, "
+                f"found {block.dtype} {[*block.shape]}; convert them"
+            )
+        expected = expected or block.shape[1:]
+        if block.shape[1:] != expected:
+            raise GlannError(f"images: {[*block.shape[1:]]} after {[*expected]}; all need one size")
+        yield block
+    if expected is None:
+        raise GlannError("images: there are none to save")
+
+
+def _save_npy(blocks: Iterator[NDArray[np.uint8]], out: Path) -> None:
     """Write the array as it comes; a thread brings it to the disk beside the making of the next images."""
-    with replacing(out) as temporary, temporary.open("wb") as file, ThreadPoolExecutor(1) as thread:
+    first = next(blocks)
+    with (
+        replacing(out) as temporary,
+        NpyWriter(temporary, first.shape[1:]) as file,
+        ThreadPoolExecutor(1) as thread,
+    ):
         syncing: Future[Any] = thread.submit(int)
-        for i, block in enumerate(blocks):
-            if i == 0:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *block.shape[1:])}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(block).data)
+        for block in itertools.chain([first], blocks):
+            file.append(block)
             if syncing.done():
                 syncing.result()
                 syncing = thread.submit(os.fsync, file.fileno())

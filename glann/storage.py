@@ -208,6 +208,10 @@ class NpyWriter:
         self._file.write(np.ascontiguousarray(rows).data)
         self.count += len(rows)
 
+    def fileno(self) -> int:
+        """Return the number by which the system knows the file."""
+        return self._file.fileno()
+
     def _write_header(self) -> None:
         # numpy pads its headers, so that the number of rows can be corrected in place.
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self._shape)}

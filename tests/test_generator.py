@@ -150,17 +150,36 @@ def test_a_grid_shows_each_image_in_its_place():
     assert picture[4, 4] == 0 and picture[4, 16] == 20 and picture[10, 10] == 40 and picture[10, 16] == 255
 
 
-def test_samples_are_written_as_grid_array_or_single_files(generator: Generator, tmp_path: Path):
-    images = generator.sample(5)
+@pytest.mark.parametrize("blocks", [False, True], ids=["one array", "blocks"])
+def test_images_are_saved_as_grid_array_or_single_files(generator: Generator, blocks: bool, tmp_path: Path):
+    images = generator.sample(130)  # the stream yields 64, 64 and 2
     for name in ("a.png", "a.npy", "faces"):
-        save_images([images[:2], images[2:]], 5, tmp_path / name)
+        save_images(generator.stream(130) if blocks else images, str(tmp_path / name))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), grid(images))
-    assert np.array_equal(np.load(tmp_path / "a.npy"), images)
+    np.save(tmp_path / "numpys.npy", images)
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
     names = sorted(path.name for path in (tmp_path / "faces").iterdir())
-    assert names == [f"{i:05d}.png" for i in range(5)]
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "faces" / "00003.png")), images[3])
+    assert names == [f"{i:05d}.png" for i in range(130)]
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "faces" / "00128.png")), images[128])
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy", "faces"])
+def test_what_is_no_image_is_not_saved(name: str, tmp_path: Path):
+    images = np.zeros((2, 16, 16, 3), np.uint8)
+    for wrong, message in (
+        (images / 255, r"found float64 \[2, 16, 16, 3\]"),
+        (images[0], r"found uint8 \[16, 16, 3\]"),
+        (images[..., :2], r"found uint8 \[2, 16, 16, 2\]"),
+        (images[:0], r"found uint8 \[0, 16, 16, 3\]"),
+        ([], "there are none to save"),
+    ):
+        with pytest.raises(GlannError, match=message):
+            save_images(wrong, tmp_path / name)
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    with pytest.raises(GlannError, match=r"\[15, 16, 3\] after \[16, 16, 3\]"):
+        save_images([images, images[:, 1:]], tmp_path / name)
     with pytest.raises(GlannError, match=r"a\.jpg: use a name ending in \.png"):
-        save_images([images], 5, tmp_path / "a.jpg")
+        save_images(images, tmp_path / "a.jpg")
 
 
 def test_the_sample_stage_draws_grid_strip_and_single_images(generator: Generator, tmp_path: Path):
