@@ -15,9 +15,10 @@ from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
 from glann.errors import GlannError
+from glann.indexes import SearchIndex
 from glann.mapping import MappingArchitecture, MappingNetwork, moments
 from glann.memory import check_memory
-from glann.neighbors import nearest_in_blocks
+from glann.neighbors import checked_index, nearest_in_blocks
 from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first, total
 from glann.progress import progress
 from glann.shards import Shard
@@ -88,7 +89,8 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     if n < 2 or not latents.isfinite().all():
         raise GlannError("latents: imle needs 2 or more rows of finite numbers")
     count = max(2, round(config.candidates * n))
-    _check_memory(n, d, count, config, execution)
+    index = checked_index(config.index, count, d)
+    _check_memory(n, d, count, config, index, execution)
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(seed, "imle", "mapping"))
@@ -172,10 +174,10 @@ def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
     return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
 
 
-def _check_memory(n: int, d: int, count: int, config: Imle, execution: Execution) -> None:
+def _check_memory(n: int, d: int, count: int, config: Imle, index: SearchIndex, execution: Execution) -> None:
     candidates = min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
-    if config.index != "Flat":  # for other indexes: block by block, joined, and in the index
-        candidates = 3 * count * d
+    if config.index != "Flat":  # block by block, joined, and in the index, with two numbers for each link
+        candidates = count * (3 * d + 2 * index.links)
     needed = 4 * (n * (d + 2 * config.noise_dim) + candidates)
     knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
     check_memory("imle", needed, execution, f"{knobs} or the number of latents ({n})")
