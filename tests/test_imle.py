@@ -1,21 +1,28 @@
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
+from glann.checkpoints import Checkpoints, stored
 from glann.compute import Execution, execution
 from glann.config import Compute, Imle, load_params
 from glann.errors import GlannError
 from glann.imle import fit_imle, load_latents, regression_loss
-from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.mapping import MappingArchitecture, MappingNetwork, moments
 from glann.neighbors import _spread, nearest, nearest_in_blocks
 from glann.scan import nearest_row
+from glann.stopping import Stopped, stop_signals
 from glann.streams import stream
 
 SMALL = Imle(noise_dim=2, mapping={"width": 64, "depth": 2}, epochs=40, lr=0.003)
@@ -287,6 +294,72 @@ def test_samples_have_the_mean_and_covariance_of_the_latents(on_sphere: bool, ru
         return (means + (torch.cov(samples.T) - torch.cov(cloud.T)).norm()).item()
 
     assert error(correct=True) < 0.2 * error(correct=False)
+
+
+def mapping_of(dim: int, on_sphere: bool) -> MappingNetwork:
+    mapping = MappingNetwork(MappingArchitecture(config=SMALL.mapping, noise_dim=2, latent_dim=dim))
+    mapping.on_sphere.fill_(on_sphere)
+    return mapping
+
+
+def test_off_the_sphere_even_the_least_spread_is_corrected_exactly():
+    spreads = torch.logspace(0, -2, 16)
+    latents = torch.randn(2000, 16, generator=stream(0, "latents")) * spreads
+    outputs = torch.randn(5000, 16, generator=stream(0, "outputs")) * spreads.flip(0).add(spreads) + 0.1
+    mean, covariance = moments([latents])
+    mapping = mapping_of(16, on_sphere=False)
+    mapping.correct_moments(outputs, mean, covariance)
+    reached, spread = moments(mapping.corrected(outputs).split(700))
+    assert torch.allclose(reached, mean, atol=1e-6)
+    relative = torch.linalg.solve(covariance, spread) - torch.eye(16)
+    assert relative.abs().max() < 1e-4  # rows are float32
+
+
+def test_moments_in_blocks_are_those_of_all_rows():
+    rows = 1000 + torch.randn(999, 5, generator=stream(0, "rows"))
+    mean, covariance = moments(rows.split(100))
+    assert torch.allclose(mean, rows.double().mean(dim=0), rtol=1e-12)
+    assert torch.allclose(covariance, torch.cov(rows.double().T, correction=0), rtol=1e-9)
+
+
+def test_correcting_moments_takes_little_memory_beside_the_samples():
+    code = """
+import resource, torch
+from test_imle import mapping_of
+from glann.mapping import moments
+samples = torch.nn.functional.normalize(torch.randn(65_536, 128), dim=1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+mapping_of(128, True).correct_moments(samples, *moments([samples[:500]]))
+print(peak() - before)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True)
+    assert float(done.stdout) < 40  # MiB; the samples in float64 are 64, of which some copies were held
+
+
+def test_latents_of_more_numbers_than_memory_can_correct_are_refused_before_training(run: Execution):
+    with pytest.raises(GlannError, match=r"imle: needs about \d+\.\d GiB .*lower glo\.latent_dim \(200000\)"):
+        fit_imle(torch.ones(2, 200_000), SMALL, 0, run, match=never)
+
+
+def test_a_run_stopped_while_it_is_calibrated_goes_on_there_and_ends_the_same(run: Execution, tmp_path: Path):
+    latents = torch.randn(300, 160, generator=stream(0, "latents"))
+    config = SMALL.model_copy(update={"epochs": 1, "residuals": 0.5})
+    checkpoints = Checkpoints(tmp_path, "imle", "", 60)
+
+    def ask_to_stop_when_trained() -> None:
+        while not any(checkpoint.state == "finished" for checkpoint in stored(tmp_path)):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="the same command goes on"), stop_signals():
+        threading.Thread(target=ask_to_stop_when_trained).start()
+        fit_imle(latents, config, 0, run, checkpoints)
+        pytest.fail("calibration did not stop")
+    resumed = fit_imle(latents, config, 0, run, checkpoints, match=never).mapping
+    whole = fit_imle(latents, config, 0, run).mapping
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_residuals_of_pairs_nearby_give_back_what_a_regression_leaves(run: Execution):
