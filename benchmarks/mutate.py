@@ -39,7 +39,13 @@ MOST_BYTES = 2 * 2**30  # that reading a file may take beside what the process h
 # pixels, the most that is decoded, needs a gigabyte in four channels and float
 IMAGES = {"png": "RGBA", "jpg": "RGB", "gif": "P", "tif": "I;16", "webp": "RGB", "bmp": "RGB", "ppm": "L"}
 INTEGERS = (0, 1, -1, 2, 3, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 10**30)
-WORDS = ("null", "[]", "{}", "''", "1e999", ".nan", "2001-99-99", "!!python/none", "&a [*a]", "[" * 3000)
+BOMB = "[x]"  # in YAML: nested aliases that stand for 9**9 items
+for name in "abcdefghi":
+    BOMB = f"[&{name} {BOMB}{f', *{name}' * 8}]"
+WORDS = (
+    *("null", "[]", "{}", "''", "1e999", ".nan", "2001-99-99", "!!python/none", "&a [*a]", "[" * 3000),
+    *(BOMB, "9" * 5000, "0x" + "9" * 5000, '"a\\0b"', '"\\e[31m"', "cuda:999", "? [[]]", "!!omap [a: 1]"),
+)
 
 Reader = Callable[[Path], object]
 
@@ -116,6 +122,16 @@ def mutate(content: bytes, draws: random.Random) -> bytes:
     return bytes(changed)
 
 
+def revalue(content: bytes, draws: random.Random) -> bytes:
+    """Return params.yaml with one value or key replaced, or a key twice."""
+    lines = content.decode().splitlines()
+    at = draws.choice([i for i, line in enumerate(lines) if not line.lstrip().startswith("#")])
+    key, _, value = lines[at].partition(":")
+    word = draws.choice([*WORDS, *map(str, INTEGERS)])
+    lines[at] = draws.choice([f"{key}: {word}", f"{key}_{word}:{value}", f"{key}: {word}\n{key}: {word}"])
+    return "\n".join(lines).encode()
+
+
 def reseal(path: Path, draws: random.Random) -> None:
     """Change tensors or config of a safetensors file as one would who knows the format, digest and all."""
     tensors, config = load_tensors(path)
@@ -188,6 +204,8 @@ def run(files: int, seed: int, keep: Path | None) -> dict[str, collections.Count
                 path.write_bytes(content)
                 if path.suffix == ".safetensors" and draws.random() < 0.5:
                     reseal(path, draws)
+                elif path.suffix == ".yaml" and draws.random() < 0.5:
+                    path.write_bytes(revalue(content, draws))
                 else:
                     path.write_bytes(mutate(content, draws))
                 outcome = read(path, reader)

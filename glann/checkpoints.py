@@ -2,16 +2,20 @@
 
 import hashlib
 import json
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from glann.code import AT_START
+from glann.config import Section
+from glann.console import say
 from glann.errors import GlannError
 from glann.processes import decided_by_first, rank, ranks
 from glann.stopping import Stopped, stop_requested
@@ -19,7 +23,53 @@ from glann.storage import load_config, load_tensors, save_tensors
 
 Parts = dict[str, nn.Module | torch.optim.Optimizer]
 
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Check = Callable[[dict[str, Tensor], Any], None]
+
 DECIDE_EVERY = 10  # steps of several processes between two agreements on whether a checkpoint is due
+
+
+class Progress(Section):
+    """Where a training run is.
+
+    Attributes
+    ----------
+    history
+        Per finished epoch: its number from 1 on, the mean loss, and more.
+    step, rows, sum
+        Of this epoch: steps and rows done, by all ranks, and the sum of the rows' losses.
+    epochs, steps
+        Of the whole run, and of an epoch.
+    finished
+        Whether nothing is left but to write the results.
+    """
+
+    history: list[dict[str, int | Finite]]
+    step: int = Field(ge=0)
+    rows: int = Field(ge=0)
+    sum: Finite
+    epochs: int = Field(ge=1)
+    steps: int = Field(ge=1)
+    finished: bool
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if [entry.get("epoch") for entry in self.history] != [*range(1, len(self.history) + 1)]:
+            raise ValueError("history: epochs are not in order")
+        if not all("loss" in entry for entry in self.history):
+            raise ValueError("history: an epoch has no loss")
+        if self.step > self.steps or (self.step == 0) != (self.rows == 0):
+            raise ValueError(f"step: {self.step} of {self.steps} with {self.rows} rows")
+        if len(self.history) > self.epochs or self.finished != (len(self.history) == self.epochs):
+            raise ValueError(
+                f"history: {len(self.history)} of {self.epochs} epochs, finished: {self.finished}"
+            )
+        return self
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs."""
+        return len(self.history) * self.steps + self.step
 
 
 class Checkpoints:
@@ -42,8 +92,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, stage: str, inputs: Any, minutes: float):
-        modules = sorted(Path(__file__).parent.glob("*.py"))
-        code = hashlib.sha256(b"".join(module.read_bytes() for module in modules)).hexdigest()
+        code = [*AT_START.values()]
         everything = json.dumps([inputs, code, torch.__version__, ranks()], sort_keys=True)
         self.run = f"{stage}-{hashlib.sha256(everything.encode()).hexdigest()[:16]}"
         self.path = Path(folder) / f"{self.run}.safetensors"
@@ -51,27 +100,38 @@ class Checkpoints:
         self.last = time.monotonic()
         self.warned = False
 
-    def load(self) -> tuple[dict[str, Tensor], Any] | None:
+    def load(self, check: Check = lambda tensors, progress: None) -> tuple[dict[str, Tensor], Any] | None:
         """Return the tensors and progress last saved, or None where nothing usable is.
 
-        A file that is damaged or of another run is set aside, with one line.
+        A file that is damaged, of another run or refused by `check` is set aside, with one line.
+
+        Parameters
+        ----------
+        check
+            Called with tensors and progress; raises ValueError if the run could not go on from them.
         """
-        found = self._read() if rank() == 0 else None
+        found = self._read(check) if rank() == 0 else None
         if not decided_by_first(found is not None):
             return None
-        return found or self._read()
+        return found or self._read(check)
 
-    def _read(self) -> tuple[dict[str, Tensor], Any] | None:
+    def _read(self, check: Check) -> tuple[dict[str, Tensor], Any] | None:
+        for unfinished in self.path.parent.glob(f".{self.run}-*{self.path.suffix}"):
+            unfinished.unlink(missing_ok=True)  # left by a run that was killed while it saved
         if not self.path.is_file():
             return None
         try:
             tensors, config = load_tensors(self.path)
             if not isinstance(config, dict) or config.get("run") != self.run:
                 raise GlannError(f"{self.path}: belongs to another run")
+            try:
+                check(tensors, config.get("progress"))
+            except ValueError as error:
+                raise GlannError(f"{self.path}: holds no state of this run ({error})") from None
         except GlannError as error:
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            _say(f"{error}; set aside as {aside.name}, the stage begins anew")
+            say(f"{error}; set aside as {aside.name}, the stage starts from the beginning")
             return None
         return tensors, config["progress"]
 
@@ -100,14 +160,16 @@ class Checkpoints:
         failed = ""
         if rank() == 0:
             try:
-                save_tensors(self.path, tensors, {"run": self.run, "progress": progress})
+                save_tensors(
+                    self.path, tensors, {"run": self.run, "folder": str(Path.cwd()), "progress": progress}
+                )
             except (GlannError, OSError) as error:
                 failed = f"{error}"
         stopping = decided_by_first(stop_requested())
         finished = isinstance(progress, dict) and progress.get("finished")
         if failed and not stopping and not finished and not self.warned:
             self.warned = True  # once is enough; behind a finished run its results are written, or fail to be
-            _say(f"{failed}; training goes on without a checkpoint")
+            say(f"{failed}; training goes on without a checkpoint")
         if stopping:
             state = f"no checkpoint: {failed}" if failed else f"checkpoint in {self.path}"
             raise Stopped(f"stopped, {state}; the same command goes on from there")
@@ -127,10 +189,13 @@ class Stored:
         The file.
     progress
         What the run said of itself; None where the file cannot be read.
+    folder
+        The current folder of the run.
     """
 
     path: Path
     progress: dict[str, Any] | None
+    folder: str | None = None
 
     @property
     def state(self) -> str:
@@ -146,23 +211,25 @@ class Stored:
 def stored(folder: str | Path) -> Iterator[Stored]:
     """Yield all checkpoints in a folder, also those set aside."""
     for path in sorted([*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.damaged")]):
+        if not path.is_file():
+            continue
         try:
-            progress = load_config(path)["progress"]
-            known = {"history", "step", "epochs", "steps", "finished"} <= progress.keys()
-        except (GlannError, TypeError, KeyError, AttributeError):
-            known = False
-        yield Stored(path, progress if known else None)
+            config = load_config(path)
+            progress = Progress.model_validate(config["progress"]).model_dump()
+            yield Stored(path, progress, config.get("folder"))
+        except (GlannError, TypeError, KeyError, ValueError):
+            yield Stored(path, None)
 
 
 def remove_finished(folder: str | Path, stage: str) -> None:
-    """Delete a stage's checkpoints of finished runs: the next stage has begun, so their results are safe."""
+    """Delete a stage's checkpoints of finished runs: the next stage has begun, so their results are safe.
+
+    Those of runs in other folders, such as an experiment beside this one, stay.
+    """
     for checkpoint in stored(folder):
-        if checkpoint.path.name.startswith(f"{stage}-") and (checkpoint.progress or {}).get("finished"):
+        mine = checkpoint.path.name.startswith(f"{stage}-") and checkpoint.folder == str(Path.cwd())
+        if mine and checkpoint.progress and checkpoint.progress["finished"]:
             checkpoint.path.unlink(missing_ok=True)
-
-
-def _say(text: str) -> None:
-    print("glann: " + " ".join(text.split()), file=sys.stderr, flush=True)
 
 
 def flatten_state(**parts: nn.Module | torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -175,6 +242,39 @@ def flatten_state(**parts: nn.Module | torch.optim.Optimizer) -> dict[str, Tenso
             for index, moments in part.state_dict()["state"].items():
                 tensors |= {f"{name}.{index}.{key}": value for key, value in moments.items()}
     return tensors
+
+
+def check_state(tensors: dict[str, Tensor], steps: int, **parts: nn.Module | torch.optim.Optimizer) -> None:
+    """Raise ValueError unless the tensors are what `flatten_state` returns after so many steps."""
+    for name, part in parts.items():
+        if isinstance(part, nn.Module):
+            expected = {f"{name}.{key}": value for key, value in part.state_dict().items()}
+        else:
+            parameters = [p for group in part.param_groups for p in group["params"]]
+            moments = ("exp_avg", "exp_avg_sq")
+            expected = {f"{name}.{i}.{key}": p for i, p in enumerate(parameters) for key in moments}
+            counts = {f"{name}.{i}.step": torch.zeros(()) for i in range(len(parameters))}
+            check_tensors(tensors, expected | counts)
+            if any(tensors[key] != steps for key in counts):
+                raise ValueError(f"{name}: not of step {steps}")
+        check_tensors(tensors, expected)
+        if isinstance(part, AveragedModel) and tensors[f"{name}.n_averaged"] != steps:
+            raise ValueError(f"{name}: not of step {steps}")
+
+
+def check_tensors(tensors: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise ValueError unless tensors of these names are there, of these shapes and types, and finite.
+
+    Second moments and variances must not be negative either.
+    """
+    for name, like in expected.items():
+        value = tensors.get(name)
+        if value is None or value.shape != like.shape or value.dtype != like.dtype:
+            raise ValueError(f"{name} is missing, or is not {like.dtype} {list(like.shape)}")
+        if not value.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+        if name.endswith(("exp_avg_sq", "running_var", "table.square")) and (value < 0).any():
+            raise ValueError(f"{name} is negative")
 
 
 def restore_state(tensors: dict[str, Tensor], **parts: nn.Module | torch.optim.Optimizer) -> None:

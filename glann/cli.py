@@ -1,60 +1,135 @@
 """The `glann` command. torch is imported by the commands that need it, so that --help is quick."""
 
+import importlib.metadata
 import json
+import os
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from glann.config import Compute, Params, load_params, one_line
-from glann.errors import GlannError, one_line_errors
+from glann.complaints import one_line
+from glann.config import LARGEST, Compute, Params, load_params
+from glann.errors import GlannError
 from glann.presets import PRESETS, params_yaml, preset
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
+
+
+def _path(text: str) -> Path:
+    if not text:
+        raise typer.BadParameter("an empty path")  # to pathlib it is the current folder
+    return Path(text)
+
+
+def _path_option(*names: str, help: str) -> Any:
+    return typer.Option(*names, help=help, parser=_path, metavar="PATH")
+
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Precision = Annotated[str, typer.Option(help="auto, float32 or bfloat16")]
 Threads = Annotated[int, typer.Option(help="CPU threads")]
 
 
-def main() -> None:
-    """Run the command line."""
-    with one_line_errors():
-        app(standalone_mode=True)
+def run() -> None:
+    """Run the command that `sys.argv` names."""
+    try:
+        status = app(standalone_mode=False)
+    except UsageError as error:
+        known = GlannError(f"{error.format_message().rstrip('.')}{_see_help(error)}")
+        known.status = error.exit_code
+        raise known from None
+    finally:
+        _flush()  # what typer itself prints, such as --help
+    if status == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+        raise KeyboardInterrupt
+    sys.exit(status)
 
 
-@app.callback()
-def _about() -> None:
+def _see_help(error: Any) -> str:
+    return f"; see: {error.ctx.command_path} --help" if error.ctx else ""
+
+
+def _write(text: str) -> None:
+    """Print text in UTF-8, whatever the terminal's encoding: it may become a params.yaml."""
+    if sys.stdout is None:
+        raise GlannError("standard output: could not be written (it is closed)")
+    with _told():
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))  # file names stay as they are
+        sys.stdout.flush()
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        with _told():
+            sys.stdout.flush()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say in one line that standard output is full; end in silence where its reader has read enough."""
+    try:
+        yield
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the end of Python tries again
+        if isinstance(error, BrokenPipeError):
+            sys.exit(128 + signal.SIGPIPE)
+        raise GlannError(f"standard output: could not be written ({error.strerror})") from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        try:
+            _write(importlib.metadata.version("glann") + "\n")
+        except importlib.metadata.PackageNotFoundError:
+            raise GlannError("no version: glann is not installed; run: pip install -e .") from None
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _about(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
+) -> None:
     """Image generation without an adversary: GLO, then IMLE. The pipeline itself runs by `dvc repro`."""
+    if context.invoked_subcommand is None:
+        _write(context.get_help() + "\n")
 
 
 @app.command()
 def params(
     name: Annotated[str, typer.Option("--preset", help=f"one of {', '.join(PRESETS)}")] = "avatars",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False,
-    check: Annotated[Path | None, typer.Option(help="check this params.yaml instead")] = None,
+    check: Annotated[Path | None, _path_option(help="check this params.yaml instead")] = None,
 ) -> None:
     """Print a ready params.yaml, the schema of all its keys, or check one."""
     if check:
         load_params(check)
     elif schema:
-        print(json.dumps(Params.model_json_schema(), indent=2))
+        _write(json.dumps(Params.model_json_schema(), indent=2) + "\n")
     else:
-        print(params_yaml(preset(name)), end="")
+        _write(params_yaml(preset(name)))
 
 
 @app.command()
 def sample(
-    out: Annotated[Path, typer.Option(help="a .png (grid), a .npy (array) or a folder (single PNGs)")],
-    count: Annotated[int, typer.Option(min=1, help="images")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="which images")] = 0,
+    out: Annotated[Path, _path_option(help="a .png (grid), a .npy (array) or a folder (single PNGs)")],
+    count: Annotated[int, typer.Option(min=1, max=LARGEST, help="images")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="which images")] = 0,
     truncation: Annotated[
         float, typer.Option(min=0.01, max=10, help="below 1: more typical, less variety")
     ] = 1.0,
-    generator: Annotated[Path, typer.Option(help="the imle stage's result")] = Path(
+    generator: Annotated[Path, _path_option(help="the imle stage's result")] = Path(
         "data/imle/generator.safetensors"
     ),
     device: Device = "auto",
@@ -64,7 +139,8 @@ def sample(
     """Draw images from a trained generator."""
     compute = _compute(device, precision, threads)
     if not generator.is_file():
-        raise GlannError(f"{generator}: no such file; run dvc repro, or name a file with --generator")
+        what = "a folder" if generator.is_dir() else "no such file"
+        raise GlannError(f"{generator}: {what}; run dvc repro, or name a file with --generator")
 
     from glann.generator import Generator  # noqa: PLC0415
     from glann.sample import check_out, save_images  # noqa: PLC0415
@@ -76,7 +152,7 @@ def sample(
 
 @app.command()
 def checkpoints(
-    folder: Annotated[Path, typer.Option(help="where they are")] = Path(".checkpoints"),
+    folder: Annotated[Path, _path_option(help="where they are")] = Path(".checkpoints"),
     clean: Annotated[bool, typer.Option("--clean", help="delete them all")] = False,
 ) -> None:
     """List the checkpoints of interrupted runs, from which the next dvc repro goes on, or delete them."""
@@ -85,18 +161,18 @@ def checkpoints(
     for checkpoint in stored(folder):
         status = checkpoint.path.stat()
         written = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.st_mtime))
-        print(f"{checkpoint.path}  {status.st_size / 2**20:.1f} MiB  {written}  {checkpoint.state}")
+        _write(f"{checkpoint.path}  {status.st_size / 2**20:.1f} MiB  {written}  {checkpoint.state}\n")
         if clean:
             checkpoint.path.unlink()
-            print("  deleted")
+            _write("  deleted\n")
 
 
 @app.command()
 def fit_imle(
-    latents: Annotated[Path, typer.Argument(help="a float .npy array [n, d]")],
-    out: Annotated[Path, typer.Option(help="the mapping, a .safetensors file")],
+    latents: Annotated[Path, typer.Argument(help="a float .npy array [n, d]", parser=_path)],
+    out: Annotated[Path, _path_option(help="the mapping, a .safetensors file")],
     params_file: Annotated[
-        Path | None, typer.Option("--params", help="a params.yaml whose imle section and seed are used")
+        Path | None, _path_option("--params", help="a params.yaml whose imle section and seed are used")
     ] = None,
     device: Device = "auto",
     threads: Threads = 2,
@@ -108,7 +184,9 @@ def fit_imle(
     from glann.compute import execution  # noqa: PLC0415
     from glann.imle import fit_imle as fit  # noqa: PLC0415
     from glann.imle import load_latents  # noqa: PLC0415
+    from glann.storage import check_writable  # noqa: PLC0415
 
+    check_writable(out)
     result = fit(load_latents(latents), settings.imle, settings.seed, execution(compute))
     result.mapping.save(out)
     last = result.history[-1]
@@ -121,4 +199,4 @@ def _compute(device: str, precision: str, threads: int) -> Compute:
     try:
         return Compute(device=device, precision=precision, threads=threads)  # type: ignore[arg-type]
     except ValidationError as error:
-        raise GlannError(f"--{one_line(error)}") from None
+        raise GlannError(f"--{one_line(error, Compute)}") from None

@@ -3,11 +3,21 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
+from glann.complaints import one_line
 from glann.errors import GlannError
 from glann.indexes import parse_index
+from glann.yaml_file import read_yaml
 
 STAGES = ("prepare", "glo", "imle", "sample", "evaluate")
 SIZES_MADE = {
@@ -18,7 +28,17 @@ SIZES_MADE = {
 
 MOST_DIMENSIONS = 2**20  # of latents and noise that a file may name
 
+LARGEST = 10**9  # of numbers that have no bound of their own: what they are multiplied by still fits 64 bits
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "should have no NUL character")
+    return text
+
+
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_nul)]
 
 
 class Section(BaseModel):
@@ -30,7 +50,7 @@ class Section(BaseModel):
 class Compute(Section):
     """How a run is executed, never what it computes; DVC does not track it."""
 
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
     """auto (a GPU where there is one), cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has it in hardware, float32 elsewhere"""
@@ -57,9 +77,9 @@ class Prepare(Section):
         "avatars", "folder", "npy", "mnist", "fashion_mnist", "cifar10", "celeba", "olivetti", "lfw"
     ] = "avatars"
     """avatars (drawn here), folder, npy, mnist, fashion_mnist, cifar10, celeba, olivetti or lfw"""
-    path: str = Field("data/raw", min_length=1)
+    path: Text = "data/raw"
     """folder: searched with its subfolders; npy: an array file [n, h, w] or [n, h, w, c]; else unused"""
-    count: int | None = Field(8000, ge=3)
+    count: int | None = Field(8000, ge=3, le=LARGEST)
     """images taken, hold-out included; null: all there are (avatars need a number)"""
     resolution: int = Field(64, ge=16, le=1024)
     """height and width of the prepared images, pixels"""
@@ -69,7 +89,7 @@ class Prepare(Section):
     """how an oblong image becomes square: crop (its centre) or pad (with the background)"""
     background: list[Annotated[int, Field(ge=0, le=255)]] = Field([255, 255, 255], min_length=3, max_length=3)
     """RGB behind transparent pixels and padding, 0 to 255"""
-    holdout: int = Field(1000, ge=2)
+    holdout: int = Field(1000, ge=2, le=LARGEST)
     """images set aside for evaluation, never trained on"""
     max_bad_fraction: float = Field(0.1, ge=0, le=1)
     """stop when more than this share of the files cannot be read"""
@@ -112,14 +132,14 @@ class Loss(Section):
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
     """perceptual, crop null: memory for features of the training images, GiB per process; they are computed
     once if they fit, else at each step; 0: never kept"""
-    weights: str | None = None
+    weights: Text | None = None
     """perceptual: VGG-16 weights, .safetensors or torchvision's .pth; null: torchvision downloads them"""
 
 
 class ParameterGroup(Section):
     """Settings for the parameters whose name matches; the first matching group counts."""
 
-    match: str = Field(min_length=1)
+    match: Text
     """shell pattern on the parameter's name, e.g. "blocks.0.*" """
     lr_multiplier: float = Field(1.0, ge=0, allow_inf_nan=False)
     """factor on the learning rate; 0 freezes"""
@@ -140,9 +160,9 @@ class Glo(Section):
     """length of the noise on a latent, of length 1, when it is decoded in training (the paper: 0)"""
     decoder: Decoder = Decoder()
     loss: Loss = Loss()
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, le=LARGEST)
     """passes over the training images"""
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=LARGEST)
     """images per step"""
     latent_lr: Rate = 0.01
     """Adam's learning rate of the latents (the paper: 0.01)"""
@@ -177,11 +197,11 @@ class Imle(Section):
     """noise draws per latent in each epoch's search (the paper: 2)"""
     index: str = "Flat"
     """Faiss index string: Flat is exact; for millions e.g. IVF4096,Flat;nprobe=8; docs/imle.md lists all"""
-    refresh: int = Field(1, ge=1)
+    refresh: int = Field(1, ge=1, le=LARGEST)
     """epochs between two searches for the nearest candidates (the paper: 1)"""
-    epochs: int = Field(60, ge=1)
+    epochs: int = Field(60, ge=1, le=LARGEST)
     """passes over the latents (the paper: 50)"""
-    batch_size: int = Field(128, ge=2)
+    batch_size: int = Field(128, ge=2, le=LARGEST)
     """latents per step"""
     loss: Literal["distance", "squared"] = "distance"
     """what a matched pair costs: its distance, or that squared (the paper)"""
@@ -207,9 +227,9 @@ class Imle(Section):
 class Sample(Section):
     """The pictures that the sample stage draws."""
 
-    count: int = Field(64, ge=1)
+    count: int = Field(64, ge=1, le=LARGEST)
     """images in the grid and in the folder of single images"""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """which images: equal seeds give equal pictures"""
     truncation: float = Field(1.0, gt=0, le=10)
     """factor on the noise: below 1 more typical images, less variety"""
@@ -224,13 +244,13 @@ class Evaluate(Section):
 
     features: Literal["auto", "inception", "vgg", "pixels"] = "auto"
     """inception (FID's network), vgg, pixels (PCA); auto: inception if its weights are here, else pixels"""
-    weights: str | None = None
+    weights: Text | None = None
     """weights of inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: downloaded"""
-    count: int = Field(5000, ge=2)
+    count: int = Field(5000, ge=2, le=LARGEST)
     """images per row of the table, at most; each row is compared with the hold-out images"""
     priors: list[Literal["gaussian", "mixture", "flow", "iresnet"]] = ["gaussian", "mixture"]
     """other models of the latents to compare with; flow needs the package zuko, iresnet normflows"""
-    mixture_components: int = Field(50, ge=1)
+    mixture_components: int = Field(50, ge=1, le=LARGEST)
     """components of the Gaussian mixture"""
 
 
@@ -271,36 +291,12 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         One line with the file, the key path, what is wrong and what is allowed.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        values = read_yaml(path)
     except FileNotFoundError:
         raise GlannError(f"{path}: no such file; make one with: glann params > {path}") from None
-    except UnicodeDecodeError:
-        raise GlannError(f"{path}: not UTF-8 text") from None
-    except OSError:
-        raise
-    except Exception as error:  # the parser raises more than its own errors, e.g. on impossible dates
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark else ""
-        reason = " ".join(str(getattr(error, "problem", None) or error).split())[:150]
-        raise GlannError(f"{path}: {line}not YAML: {reason}") from None
     if values is not None and not isinstance(values, dict):
         raise GlannError(f"{path}: expected sections such as glo:, found a {type(values).__name__}")
     try:
         return Params.model_validate(values or {})
     except ValidationError as error:
-        raise GlannError(f"{path}: {one_line(error)}") from None
-
-
-def one_line(error: ValidationError) -> str:
-    """Say the first of pydantic's complaints as "key.path: what is wrong, found what"."""
-    first, *rest = error.errors()
-    where = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        text = f"{where}: unknown key; see: glann params"
-    elif first["type"] == "value_error":  # ours: the message starts with the key
-        text = ".".join(filter(None, (where, str(first["ctx"]["error"]))))
-    else:
-        value = repr(first["input"])
-        found = "" if first["type"] == "missing" else f", found {value[:60]}"
-        text = f"{where}: {first['msg'].removeprefix('Input ').lower()}{found}"
-    return text + (f" (and {len(rest)} more)" if rest else "")
+        raise GlannError(f"{path}: {one_line(error, Params)}") from None

@@ -25,6 +25,8 @@ class DecoderArchitecture(Section):
     latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     size: int
     channels: Literal[1, 3]
+    latents: str = Field("", pattern="^([0-9a-f]{64})?$")
+    """SHA-256 of the latents.npy that was made with it"""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -52,9 +54,18 @@ class DecoderNetwork(nn.Module):
         """Decode float [b, d] to float [b, c, size, size]."""
         return self.network(latents)
 
-    def save(self, path: str | Path) -> None:
-        """Write weights and architecture as one safetensors file."""
-        save_tensors(path, self.state_dict(), self.architecture.model_dump())
+    def save(self, path: str | Path, latents: str = "") -> None:
+        """Write weights and architecture as one safetensors file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        latents
+            SHA-256 of the latents.npy beside it, if there is one; both are of use only together.
+        """
+        architecture = self.architecture.model_copy(update={"latents": latents or self.architecture.latents})
+        save_tensors(path, self.state_dict(), architecture.model_dump())
 
     @classmethod
     def load(cls, path: str | Path) -> "DecoderNetwork":

@@ -1,7 +1,7 @@
 """Images to feature vectors for the metrics: Inception, VGG-16, or principal components of the pixels."""
 
-import pickle
 import sys
+import warnings
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
@@ -101,15 +101,24 @@ def _inception(weights: str | None, execution: Execution) -> Network:
     if weights is None and not path.is_file():
         _download_inception(path)
     if not path.is_file():
-        raise GlannError(f"evaluate.weights: {path}: no such file")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise GlannError(
+            f"evaluate.weights: {path}: {what}; name torch-fidelity's Inception weights, or null"
+        )
     try:
         # torch-fidelity unpickles whatever it is given; a file that passes here holds nothing but tensors.
-        torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of formats that it tries before it gives up
+            warnings.simplefilter("ignore")
+            torch.load(path, map_location="cpu", weights_only=True)
         with torch.random.fork_rng(devices=[]):  # it draws initial weights before it loads these
             inception = FeatureExtractorInceptionV3(
                 "inception", ["2048"], feature_extractor_weights_path=str(path)
             )
-    except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError):
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # an unpickler raises anything at all on other files
+        if weights is None:
+            raise GlannError(f"{path}: damaged; delete it, and it is downloaded again") from None
         raise GlannError(
             f"evaluate.weights: {path}: not torch-fidelity's Inception weights; fetch {URL_INCEPTION_V3}"
         ) from None

@@ -16,6 +16,7 @@ from glann.config import Compute
 from glann.decoders import DecoderArchitecture, DecoderNetwork
 from glann.errors import GlannError
 from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.memory import check_memory
 from glann.progress import progress
 from glann.storage import load_network, save_tensors
 from glann.streams import BLOCK, noise_rows
@@ -99,7 +100,9 @@ class Generator:
         if count < 1:
             raise GlannError(f"count: {count}; draw one image or more")
         whole = -(-count // BLOCK) * BLOCK
-        noise = noise_rows(0, whole, self.mapping.architecture.noise_dim, seed, "sample")
+        e, d = self.mapping.architecture.noise_dim, self.mapping.architecture.latent_dim
+        check_memory("sample", 4 * whole * (e + 3 * d), self.execution, f"the number of images ({count})")
+        noise = noise_rows(0, whole, e, seed, "sample")
         return self._from_unit(self._unit(noise * truncation), truncation)[:count]
 
     def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
@@ -119,6 +122,8 @@ class Generator:
         NDArray
             uint8 [rows, steps, h, w, c].
         """
+        if rows < 1:
+            raise GlannError(f"rows: {rows}; draw one row or more")
         if steps < 2:
             raise GlannError(f"steps: {steps}; an interpolation has both ends, so 2 or more")
         noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
@@ -134,6 +139,9 @@ class Generator:
 
     def map(self, noise: Tensor) -> Tensor:
         """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
+        e = self.mapping.architecture.noise_dim
+        if noise.ndim != 2 or noise.shape[1] != e or len(noise) == 0:
+            raise GlannError(f"noise: expected [n, {e}], found {list(noise.shape)}")
         return self._from_unit(self._unit(noise), truncation=1.0)
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from glann.checkpoints import Checkpoints, Parts, flatten_state, restore_state
+from glann.checkpoints import Checkpoints, Parts, flatten_state
 from glann.compute import Execution
 from glann.config import SIZES_MADE, Glo
 from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
@@ -102,10 +102,9 @@ def train_glo(
     loss_of = reconstruction_loss(config.loss, execution, own)
     perturb = LatentNoise(config.latent_noise, table.latents, shard, seed)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer}
-    run = TrainingRun("glo", config.epochs, shard.steps, checkpoints)
+    run = TrainingRun("glo", config.epochs, shard, checkpoints, _remedy(execution))
 
-    if saved := run.resume():
-        restore_state(saved, **parts)
+    if saved := run.resume(parts, table.like(n)):
         table.restore(saved, shard.start, shard.stop)
 
     done = run.steps_done * n // shard.steps
@@ -127,7 +126,7 @@ def train_glo(
                 advance(len(rows) * ranks(), run.note)
                 if run.checkpoint_due():
                     run.save(decoder, flatten_state(**parts) | table.state())
-            run.end_epoch(n)
+            run.end_epoch()
             _check_variety(run, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
 
     run.save(decoder, flatten_state(**parts) | table.state(), finished=True)
@@ -150,6 +149,11 @@ def _check(images: NDArray[np.uint8], config: Glo) -> None:
         )
 
 
+def _remedy(execution: Execution) -> str:
+    reduced = ", or set compute.precision to float32" * (execution.precision != torch.float32)
+    return f"lower glo.latent_lr and glo.decoder_lr, clip gradients by glo.parameter_groups{reduced}"
+
+
 def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:
     d, batch = config.latent_dim, -(-shard.strata // shard.ranks)
     with torch.device("meta"):
@@ -160,8 +164,11 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
         + activation_bytes(decoder, (batch, d), execution)
         + loss_bytes(config.loss, batch, architecture.size, execution)
     )
-    knobs = f"glo.batch_size ({config.batch_size}), glo.decoder.width ({config.decoder.width}), glo.loss.crop"
-    check_memory("glo", needed, execution, f"{knobs} or glo.latent_dim ({d})")
+    knobs = [f"glo.batch_size ({config.batch_size})", f"glo.decoder.width ({config.decoder.width})"]
+    if config.loss.kind == "perceptual":
+        window = min(config.loss.crop or architecture.size, architecture.size)
+        knobs += [f"glo.loss.crop ({window} px)", f"glo.loss.levels ({config.loss.levels})"]
+    check_memory("glo", needed, execution, f"{', '.join(knobs)} or glo.latent_dim ({d})")
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from glann.checkpoints import Checkpoints, Parts, flatten_state, restore_state
+from glann.checkpoints import Checkpoints, Parts, flatten_state
 from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
-from glann.errors import GlannError
+from glann.errors import DamagedFileError, GlannError
 from glann.indexes import SearchIndex
 from glann.mapping import ROWS_IN_FLOAT64, MappingArchitecture, MappingNetwork, moments
 from glann.memory import check_memory
@@ -23,11 +23,12 @@ from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first,
 from glann.progress import progress
 from glann.shards import Shard
 from glann.stopping import unless_stopped
-from glann.storage import load_npy
+from glann.storage import file_digest, load_npy
 from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
+REMEDY = "lower imle.lr, or clip gradients by imle.parameter_groups"
 RESIDUALS = 10_000  # matched pairs, at most, whose residuals are kept
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
 
@@ -106,13 +107,13 @@ def fit_imle(
     nearest = torch.zeros((), dtype=torch.float64)
     match = match or match_nearest(config.index, execution.precision)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer}
-    run = TrainingRun("imle", config.epochs, shard.steps, checkpoints)
+    run = TrainingRun("imle", config.epochs, shard, checkpoints, REMEDY)
 
     def state() -> dict[str, Tensor]:
         return flatten_state(**parts) | {"matched": rows_at_first(matched), "nearest": nearest}
 
-    if saved := run.resume():
-        restore_state(saved, **parts)
+    like = {"matched": matched.new_empty(n, config.noise_dim, device="meta"), "nearest": nearest}
+    if saved := run.resume(parts, like):
         matched.copy_(saved["matched"][shard.start : shard.stop])
         nearest = saved["nearest"]
 
@@ -136,7 +137,7 @@ def fit_imle(
                 advance(len(rows) * ranks(), run.note)
                 if run.checkpoint_due():
                     run.save(mapping, state())
-            run.end_epoch(n, nearest=float(f"{nearest.item():.6g}"))
+            run.end_epoch(nearest=float(f"{nearest.item():.6g}"))
 
     run.save(mapping, state(), finished=True)
     trained = average.module
@@ -285,15 +286,26 @@ def _keep_residuals(
     mapping.keep_residuals(candidates[torch.cat(rows)], wanted, share, draws)
 
 
-def load_latents(path: str | Path) -> Tensor:
+def load_latents(path: str | Path, sha256: str = "") -> Tensor:
     """Read latents from an .npy file of floats [n, d] as float32.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sha256
+        Of the whole file, in hexadecimal; "" if any file will do.
 
     Raises
     ------
     GlannError
-        If the file is missing, is no array of floats, or is not two-dimensional.
+        If the file is missing, damaged, no array of floats, or not two-dimensional.
     """
     array = load_npy(path)
     if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
         raise GlannError(f"{path}: expected floats [n, d], found {array.dtype} {list(array.shape)}")
+    if sha256 and file_digest(path) != sha256:
+        raise DamagedFileError(
+            path, "damaged: it is not the file that was made with the decoder (sha256 differs)"
+        )
     return torch.from_numpy(np.ascontiguousarray(array, np.float32))

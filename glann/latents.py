@@ -60,6 +60,13 @@ class LatentTable:
         moved = latents.detach() - lr * moment / (square.sqrt() + 1e-8)
         self.latents[rows] = F.normalize(moved, dim=1)
 
+    def like(self, n: int) -> dict[str, Tensor]:
+        """Return what `state` does for a table of n rows, without memory."""
+        return {
+            f"table.{name}": value.new_empty(n, *value.shape[1:], device="meta")
+            for name, value in vars(self).items()
+        }
+
     def state(self) -> dict[str, Tensor]:
         """Return all tensors by name; on rank 0 with the rows of all ranks."""
         return {f"table.{name}": rows_at_first(value) for name, value in vars(self).items()}

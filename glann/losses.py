@@ -143,7 +143,7 @@ class Perceptual:
         needed = len(images) * sum(level.nbytes for level in one)
         if needed > self.config.cache_gib * 2**30:
             return None
-        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}), so that they are computed at each step"
+        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed at each step"
         check_memory("glo: features of all images", needed, self.execution, knob)
         shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
         kept = [one[0].new_empty(len(images), *shape) for shape in shapes]

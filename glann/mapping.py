@@ -81,9 +81,9 @@ class MappingNetwork(nn.Module):
         return (latents - self.shift) / self.scale
 
     def project(self, output: Tensor) -> Tensor:
-        """Bring the network's output [b, d] to where latents are before shift and scale."""
+        """Bring the network's output [..., d] to where latents are before shift and scale."""
         output = output if output.dtype == torch.float64 else output.float()
-        return torch.where(self.on_sphere, F.normalize(output, dim=1), output)
+        return torch.where(self.on_sphere, F.normalize(output, dim=-1), output)
 
     def unit(self, noise: Tensor) -> Tensor:
         """Map noise [b, e] to latents before shift and scale [b, d]."""

@@ -49,7 +49,9 @@ def available(device: torch.device) -> int:
     free = psutil.virtual_memory().available + psutil.swap_memory().free
     try:  # a container's limit
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):
+        counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        used -= int(counts["active_file"]) + int(counts["inactive_file"])  # files that were read: given up
+    except (OSError, ValueError, KeyError):
         return free
     return min(free, max(0, limit - used))
 

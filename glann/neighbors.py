@@ -1,6 +1,5 @@
 """Nearest database rows by Faiss, on the GPU where the tensors are and Faiss sees one."""
 
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -9,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from glann.errors import GlannError
+from glann.errors import GlannError, memory_ran_out
 from glann.indexes import SearchIndex, parse_index
 from glann.scan import nearest_row
 
-OUT_OF_MEMORY = re.compile("out of memory|alloc fail|bad_alloc|can't allocate memory")  # Faiss, CUDA, torch
 NUMBERS_AT_ONCE = 2**24  # compared one by one; 64 MiB
 QUERIES_AT_ONCE = 65_536  # in a scan, which takes some kB for each
 
@@ -95,12 +93,7 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
         distances, rows = (torch.from_numpy(part) for part in found)
         return distances.to(queries.device), rows.to(queries.device)
     resources = _gpu_resources(queries.get_device())
-    try:
-        return faiss.knn_gpu(resources, queries, database, k, device=queries.get_device())
-    except RuntimeError as error:
-        if _memory_ran_out(error):
-            raise MemoryError(f"exact search on the GPU: {error}") from None
-        raise
+    return faiss.knn_gpu(resources, queries, database, k, device=queries.get_device())
 
 
 def checked_index(index: str, rows: int, dim: int) -> SearchIndex:
@@ -193,11 +186,7 @@ def _refusals_in_one_line(index: SearchIndex, database: Tensor) -> Iterator[None
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if _memory_ran_out(error):
+        if memory_ran_out(error):
             raise GlannError(f"{what}: memory ran out; lower imle.candidates, or use Flat") from None
         reason = " ".join(str(error).rsplit(": ", 1)[-1].split())[:150]
         raise GlannError(f"{what}: Faiss failed ({reason}); use Flat") from None
-
-
-def _memory_ran_out(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or bool(OUT_OF_MEMORY.search(str(error)))

@@ -1,27 +1,32 @@
 """Images from anywhere become two arrays of equal squares: one to train on, one to evaluate with."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from glann.config import Prepare
-from glann.decoding import Pixels, decode_all
+from glann.decoding import BYTES_PER_PIXEL, Pixels, decode_all
 from glann.errors import GlannError
+from glann.memory import available
 from glann.pictures import grid, save_png
 from glann.progress import progress
 from glann.sources import Source, find_images
-from glann.storage import all_or_none, save_json
+from glann.storage import NpyWriter, all_or_none, save_json
 from glann.streams import stream_seed
 from glann.workers import cores, in_order
 
 PREVIEW = 64  # images
+LEAST_HOLDOUT = 2  # that the settings allow
 WORTH_PROCESSES = 512  # images; fewer are done before worker processes have started
 MAX_PROCESSES = 32  # beyond, this process cannot write as fast as they decode
+PROCESS_BYTES = 2**28  # of a worker process that has nothing to do
 CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # what a worker process sends at once, at most
 
 
@@ -37,7 +42,8 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     folder
         Made if it is not there.
     processes
-        Worker processes; default: one per processor core. The arrays do not depend on it.
+        Worker processes; default: one per processor core, or as many as have memory for the largest images.
+        The arrays do not depend on it.
     """
     source = find_images(config, seed)
     found = len(source.items)
@@ -47,29 +53,29 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     else:
         order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
     wanted = min(found, config.count or found)
-    bad: list[dict[str, str]] = []
-    with all_or_none(folder) as inside:
+    bad: dict[int, str] = {}
+    with all_or_none(folder) as inside:  # the source may lie in the same folder
         shape = (config.resolution, config.resolution, config.channels)
-        digest = hashlib.sha256()
         with (
-            _Rows(inside / "images.npy", shape) as train,
-            _Rows(inside / "holdout.npy", shape) as holdout,
+            NpyWriter(inside / "images.npy", shape) as train_file,
+            NpyWriter(inside / "holdout.npy", shape) as holdout_file,
             progress("prepare", wanted, "images") as advance,
         ):
+            train, holdout = _Images(train_file), _Images(holdout_file)
             # The next in the random order stands in for a bad file: `count` is a count of good images.
             for i, pixels in _decoded(source, order, wanted, config, processes):
                 if isinstance(pixels, str):
-                    bad.append({"name": source.name(i), "reason": pixels})
+                    bad[i] = pixels
                     continue
                 (holdout if holdout.count < config.holdout else train).append(pixels)
-                digest.update(pixels.data)
                 advance(1)
                 if holdout.count + train.count == wanted:
                     break
         taken = holdout.count + train.count
-        _check_bad(bad, len(bad) + taken, config)
+        _check_bad(source, bad, taken, config)
         _check_enough(taken, config)
         save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))
+        bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
         dataset = {
             "source": config.source,
             "found": found,
@@ -78,63 +84,72 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "train": train.count,
             "holdout": holdout.count,
             "bad": len(bad),
-            "bad_files": sorted(bad, key=lambda file: file["name"]),
+            "bad_files": sorted(bad_files, key=lambda file: file["name"]),
             "channel_means": train.channel_means(),
-            "sha256": digest.hexdigest(),  # of the hold-out images followed by the training images
+            "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
         }
         save_json(inside / "dataset.json", dataset)
 
 
-class _Rows:
-    """An .npy file that grows row by row, so that it needs neither memory nor a known length."""
+class _Images:
+    """One of the two arrays while it is written, and what dataset.json says of it."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
-        self.count = 0
-        self._shape = shape
-        self._sums = np.zeros(shape[-1], np.uint64)
-        self._file = path.open("wb")
-        self._write_header()
+    def __init__(self, file: NpyWriter) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._sums: NDArray[np.uint64] | int = 0
+        self._pixels = 0
 
-    def __enter__(self) -> "_Rows":
-        return self
+    @property
+    def count(self) -> int:
+        return self._file.count
 
-    def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._write_header()
+    def append(self, image: Pixels) -> None:
+        self._file.append(image[None])
+        self._digest.update(image.data)
+        self._sums = self._sums + image.sum((0, 1), dtype=np.uint64)
+        self._pixels += image.shape[0] * image.shape[1]
 
-    def append(self, row: Pixels) -> None:
-        self._file.write(row.tobytes())
-        self._sums += row.sum((0, 1), dtype=np.uint64)
-        self.count += 1
+    def sha256(self) -> str:
+        """Return what `digest_of_rows` makes of the array."""
+        return self._digest.hexdigest()
 
     def channel_means(self) -> list[float]:
         """Return the mean of each channel, 0 to 1."""
-        pixels = self.count * self._shape[0] * self._shape[1]
-        return [int(channel) / (255 * pixels) for channel in self._sums]
-
-    def _write_header(self) -> None:
-        # numpy pads its headers, so that the number of rows can be corrected in place.
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        return [int(channel) / (255 * self._pixels) for channel in np.atleast_1d(self._sums)]
 
 
 def _check_enough(images: int, config: Prepare) -> None:
-    if images <= config.holdout:
-        raise GlannError(
-            f"prepare.holdout: {config.holdout} images are to be held out and there are only {images}, "
-            "which leaves none to train on; lower prepare.holdout or add images"
-        )
+    if images > config.holdout:
+        return
+    ways = ["lower prepare.holdout"] * (images > LEAST_HOLDOUT)
+    ways += ["add images"] * (config.source in ("folder", "npy"))
+    raise GlannError(
+        f"prepare.holdout: {config.holdout} images are to be held out and there are only {images}, "
+        f"which leaves none to train on; {' or '.join(ways) or 'use another prepare.source'}"
+    )
 
 
-def _check_bad(bad: Sequence[dict[str, str]], tried: int, config: Prepare) -> None:
-    if len(bad) > config.max_bad_fraction * tried:
-        first = ", ".join(f"{file['name'][:80]} ({file['reason']})" for file in bad[:3])
-        raise GlannError(
-            f"prepare.max_bad_fraction: {len(bad)} of {tried} images cannot be used, "
-            f"more than the share of {config.max_bad_fraction:g} allowed: {first}{', ...' * (len(bad) > 3)}; "
-            "remove or mend them, or raise prepare.max_bad_fraction"
-        )
+def _check_bad(source: Source, bad: Mapping[int, str], good: int, config: Prepare) -> None:
+    tried = len(bad) + good
+    if len(bad) <= config.max_bad_fraction * tried:
+        return
+    first = ", ".join(f"{source.name(i)[:80]} ({reason})" for i, reason in [*bad.items()][:3])
+    allowed = (
+        f"the share of {config.max_bad_fraction:g} allowed" if config.max_bad_fraction else "the 0 allowed"
+    )
+    # A higher share helps where it leaves enough images.
+    enough = math.ceil(100 * len(bad) / tried) / 100
+    raised = f", or raise prepare.max_bad_fraction to {enough:g}" * (good > config.holdout)
+    raise GlannError(
+        f"prepare.max_bad_fraction: {len(bad)} of {tried} images cannot be used, "
+        f"more than {allowed}: {first}{', ...' * (len(bad) > 3)}; {source.remedy([*bad])}{raised}"
+    )
+
+
+def processes_that_fit(pixels: int, free: int) -> int:
+    """Return how many worker processes can each decode an image of so many pixels in `free` bytes."""
+    return max(1, min(cores(), MAX_PROCESSES, free // (PROCESS_BYTES + BYTES_PER_PIXEL * pixels)))
 
 
 def _decoded(
@@ -142,7 +157,11 @@ def _decoded(
 ) -> Iterator[tuple[int, Pixels | str]]:
     """Yield for each item, in the given order, its index and its pixels or the reason why there are none."""
     if processes is None:
-        processes = min(cores(), MAX_PROCESSES) if wanted >= WORTH_PROCESSES else 1
+        processes = (
+            processes_that_fit(source.pixels, available(torch.device("cpu")))
+            if wanted >= WORTH_PROCESSES
+            else 1
+        )
     length = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (config.resolution**2 * config.channels)))
     chunks = [order[start : start + length].tolist() for start in range(0, len(order), length)]
     jobs = ([source.items[i] for i in chunk] for chunk in chunks)

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
+from glann.complaints import did_you_mean, nearest
 from glann.config import Params
 from glann.errors import GlannError
 
@@ -83,7 +84,9 @@ def preset(name: str) -> Params:
         If there is none of that name.
     """
     if name not in PRESETS:
-        raise GlannError(f'no preset "{name}"; there are: {", ".join(PRESETS)}')
+        raise GlannError(
+            f'no preset "{name[:60]}"; there are: {", ".join(PRESETS)}{did_you_mean(nearest(name, PRESETS))}'
+        )
     return Params.model_validate(PRESETS[name])
 
 

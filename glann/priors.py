@@ -95,7 +95,7 @@ def _draw_spline_flow(fitted: Tensor, count: int) -> Tensor:
     try:
         import zuko  # noqa: PLC0415 (only who asks for it needs it)
     except ImportError as error:
-        raise _missing("flow", "zuko") from error
+        raise _missing("flow", "zuko", error) from None
     dim = fitted.shape[1]
     flow = zuko.flows.NSF(dim, transforms=TRANSFORMS, hidden_features=[WIDTH] * 2).to(fitted.device)
     _fit(flow, fitted, lambda rows: -flow().log_prob(rows).mean(), "flow")
@@ -107,7 +107,7 @@ def _draw_iresnet(fitted: Tensor, count: int) -> Tensor:
     try:
         import normflows  # noqa: PLC0415
     except ImportError as error:
-        raise _missing("iresnet", "normflows") from error
+        raise _missing("iresnet", "normflows", error) from None
     dim = fitted.shape[1]
     layers: list[nn.Module] = []
     for _ in range(BLOCKS):
@@ -155,5 +155,8 @@ def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], t
     flow.load_state_dict(kept)
 
 
-def _missing(kind: str, package: str) -> GlannError:
-    return GlannError(f"evaluate.priors: {kind} needs the package {package}; run: pip install {package}")
+def _missing(kind: str, package: str, error: ImportError) -> GlannError:
+    return GlannError(
+        f"evaluate.priors: {kind} needs the package {package} ({error}); run: pip install {package}, or take "
+        f"{kind} off the list"
+    )

@@ -16,15 +16,17 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, E
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from glann.errors import GlannError, in_one_line
+from glann.config import Compute
+from glann.console import STDERR
+from glann.errors import GlannError
 from glann.stopping import Stopped, end_with_parent
 
 SECONDS_TO_STOP = 20  # for a checkpoint, where the starting process is gone
 OURS = "GLANN_LAUNCHED"  # has the pid of the starting process, in those that `launch` itself started
 
 
-def launch(work: Callable[[], None], processes: int) -> None:
-    """Call `work` in this process, or run this script again in `processes` new ones that form a group.
+def launch(work: Callable[[], None], compute: Compute) -> None:
+    """Call `work` in this process, or run this script again in several new ones that form a group.
 
     Under torchrun the processes are there already, and each calls `work` as a member of their group.
 
@@ -32,8 +34,9 @@ def launch(work: Callable[[], None], processes: int) -> None:
     ----------
     work
         What to do; may ask `rank` and `ranks` who it is.
-    processes
-        How many to start on this machine; ignored under torchrun.
+    compute
+        Its `processes` says how many to start on this machine, ignored under torchrun, and its `device` what
+        they exchange.
 
     Raises
     ------
@@ -41,11 +44,11 @@ def launch(work: Callable[[], None], processes: int) -> None:
         If a process fails: the first failure's own message, after all others have been stopped.
     """
     if dist.is_torchelastic_launched():
-        _work_in_group(work)
-    elif processes == 1:
+        _work_in_group(work, compute.device)
+    elif compute.processes == 1:
         work()
     else:
-        _start(processes)
+        _start(compute.processes)
 
 
 def rank() -> int:
@@ -105,26 +108,31 @@ def _reason(failures: dict[int, ProcessFailure]) -> str:
     if not recorded:
         return f"process {min(failures)} failed; all others were stopped"
     first = min(recorded, key=lambda rank: Path(failures[rank].error_file).stat().st_mtime_ns)
-    print(recorded[first]["extraInfo"]["py_callstack"], file=sys.stderr)
+    STDERR.write(f"{recorded[first]['extraInfo']['py_callstack']}\n")
     return f"process {first} failed: {recorded[first]['message']}; all others were stopped"
 
 
-def _work_in_group(work: Callable[[], None]) -> None:
+def _work_in_group(work: Callable[[], None], device: str) -> None:
     if OURS in os.environ:  # without the starting process, joining the group would wait for minutes
         end_with_parent(int(os.environ[OURS]), SECONDS_TO_STOP)
-    # No backend named: gloo for tensors on the CPU, nccl for those on GPUs.
-    dist.init_process_group()
+    dist.init_process_group(_backend(device))
     try:
         work()
         dist.barrier()  # rank 0 may still be writing what the next stage reads
     except Exception as error:
         if OURS not in os.environ:
             raise
-        text = in_one_line(error)
-        known = error if text is None or isinstance(error, GlannError) else GlannError(text)
-        ErrorHandler().record_exception(known)  # the starting process says it, once
+        ErrorHandler().record_exception(error)  # the starting process says it, once
         os._exit(1)  # leaving the group in order would wait for the others
     dist.destroy_process_group()
+
+
+def _backend(device: str) -> str:
+    """Return what carries tensors between processes: gloo those on CPUs, nccl those on GPUs.
+
+    Where none is named, torch takes the GPUs' alone if it sees one, and the first sum on the CPU fails.
+    """
+    return "gloo" if device == "cpu" or not torch.cuda.is_available() else "cpu:gloo,cuda:nccl"
 
 
 def data_parallel(module: nn.Module) -> nn.Module:

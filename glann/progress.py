@@ -1,12 +1,13 @@
 """A progress bar with rate and remaining time; in a log file, a line every half minute instead."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from glann.console import STDERR
 
 LOG_SECONDS = 30
 
@@ -36,7 +37,11 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
     def rate() -> float:
         return here / max(time.monotonic() - started, 1e-9)
 
-    console = Console(stderr=True)
+    def line(text: str) -> None:
+        STDERR.write(f"{title}: {text.rstrip()}\n")
+        STDERR.flush()
+
+    console = Console(file=STDERR)  # type: ignore[arg-type]
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -56,13 +61,9 @@ def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Calla
             if not console.is_terminal and now - last_line >= LOG_SECONDS:
                 last_line = now
                 left = f"{(total - done - here) / max(rate(), 1e-9):.0f} s left"
-                print(
-                    f"{title}: {done + here} of {total} {unit}, {rate():.4g}/s, {left} {note}".rstrip(),
-                    file=sys.stderr,
-                    flush=True,
-                )
+                line(f"{done + here} of {total} {unit}, {rate():.4g}/s, {left} {note}")
 
         yield advance
     elapsed = time.monotonic() - started
     if not console.is_terminal and elapsed >= 1:
-        print(f"{title}: {here} {unit} in {elapsed:.1f} s, {rate():.4g}/s", file=sys.stderr, flush=True)
+        line(f"{here} {unit} in {elapsed:.1f} s, {rate():.4g}/s")

@@ -15,14 +15,14 @@ from glann.config import Sample
 from glann.errors import GlannError
 from glann.generator import Generator
 from glann.pictures import grid, save_png, save_png_quickly
-from glann.storage import all_or_none, replacing
+from glann.storage import check_writable, check_writable_folder, replacing
 from glann.workers import cores
 
 WAITING = 256  # images
 
 
 def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
-    """Write grid.png, interpolation.png and images/*.png into `folder`: all or none.
+    """Write grid.png, interpolation.png and images/*.png into `folder`.
 
     Parameters
     ----------
@@ -31,16 +31,15 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     config
         The `sample` section of params.yaml.
     folder
-        Is created where it is missing.
+        Is there; the stage yields one whose content appears as a whole.
     """
     images = generator.sample(config.count, config.seed, config.truncation)
     strips = generator.interpolate(
         config.interpolations, config.interpolation_steps, config.seed, config.truncation
     )
-    with all_or_none(folder) as inside:
-        save_images([images], config.count, inside / "images")
-        save_png(inside / "grid.png", grid(images))
-        save_png(inside / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
+    save_images([images], config.count, folder / "images")
+    save_png(folder / "grid.png", grid(images))
+    save_png(folder / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
 
 
 def save_images(blocks: Iterable[NDArray[np.uint8]], count: int, out: Path) -> None:
@@ -101,8 +100,20 @@ def _save_folder(blocks: Iterable[NDArray[np.uint8]], out: Path) -> None:
 
 
 def check_out(out: Path) -> str:
-    """Return the ending of `out` in small letters: ".png", ".npy", or "" for a folder."""
+    """Return the ending of `out` in small letters: ".png", ".npy", or "" for a folder.
+
+    Raises
+    ------
+    GlannError
+        If `out` has another ending, or nothing could be written there.
+    """
     suffix = "" if out.is_dir() else out.suffix.lower()
     if suffix not in ("", ".png", ".npy"):
         raise GlannError(f"--out {out}: use a name ending in .png (grid) or .npy (array), or a folder")
+    if suffix:
+        check_writable(out)
+    elif out.exists() and not out.is_dir():
+        raise GlannError(f"--out {out}: a file that is there already; name a folder, a .png or a .npy")
+    else:
+        check_writable_folder(out, out)
     return suffix

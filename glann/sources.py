@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from glann.arrays import open_images, remedy
 from glann.avatars import draw_avatar
-from glann.config import Prepare
-from glann.decoding import Decode, decode_file, decode_row
+from glann.config import STAGES, Prepare
+from glann.decoding import MOST_PIXELS, Box, Decode, RowsOf, decode_file, decode_row
 from glann.errors import GlannError
-from glann.storage import load_npy
 from glann.streams import stream_seed
 
 DOWNLOAD_SECONDS = 60  # without an answer, after which a download has failed
@@ -42,6 +42,10 @@ class Source:
     """makes a picture of an item; a function that can be sent to another process"""
     name: Callable[[int], str]
     """what people call item i"""
+    remedy: Callable[[Sequence[int]], str]
+    """what to do about the items, given by number, that cannot be used"""
+    pixels: int = MOST_PIXELS
+    """that an item has at most"""
     in_random_order: bool = False
     """any split of the items is a random split"""
 
@@ -49,37 +53,68 @@ class Source:
 def find_images(config: Prepare, seed: int) -> Source:
     """Find the images that `config` names, downloading them where need be."""
     if config.source == "avatars":
-        return _avatars(config.count or 0, seed)
+        return _avatars(config, seed)
     if config.source == "folder":
+        _not_our_own(config.path, "pictures", "data/raw")
         return _folder(config.path)
     if config.source == "npy":
-        return _npy(config.path)
+        _not_our_own(config.path, "an array", "data/raw/images.npy")
+        return _npy(config)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glann"
     with _downloading(config.source, cache):
         return DOWNLOADED[config.source](cache)
 
 
-def _avatars(count: int, seed: int) -> Source:
+def _avatars(config: Prepare, seed: int) -> Source:
     """Return faces drawn on demand; face i is the same whatever the count."""
-    seeds = [stream_seed(seed, "prepare", "avatar", i) for i in range(count)]
-    return Source(seeds, draw_avatar, "avatar {}".format, in_random_order=True)
+    seeds = [stream_seed(seed, "prepare", "avatar", i) for i in range(config.count or 0)]
+    return Source(
+        seeds,
+        draw_avatar,
+        "avatar {}".format,
+        lambda _: "install python-avatars and resvg-py again",
+        pixels=config.resolution**2,
+        in_random_order=True,
+    )
+
+
+def _not_our_own(path: str, what: str, instead: str) -> None:
+    """Refuse the outputs of the pipeline: a model would train on its own pictures."""
+    found = Path(os.path.realpath(path))
+    for output in (Path("data") / stage for stage in STAGES):
+        written = Path(os.path.realpath(output))
+        inside = found.is_relative_to(written)
+        if inside or (written.exists() and written.is_relative_to(found)):
+            raise GlannError(
+                f"prepare.path: {path} {'is in' if inside else 'holds'} {output}, where the pipeline "
+                f"puts its own results; name {what} of yours elsewhere, e.g. {instead}"
+            )
 
 
 def _folder(path: str) -> Source:
     """Return all files of a tree, by relative path; hidden files and folders are left out."""
     try:
         os.scandir(path).close()
+    except NotADirectoryError:
+        what = "set prepare.source to npy" if path.endswith(".npy") else "name the folder that it is in"
+        raise GlannError(f"prepare.path: {path}: Not a directory; {what}") from None
+    except PermissionError:
+        raise GlannError(f"prepare.path: {path}: Permission denied; make it readable") from None
     except OSError as error:
         raise GlannError(f"prepare.path: {path}: {error.strerror}; name a folder of images") from None
     root = os.fsencode(path)
     names = _names_in(root)
     if not names:
-        raise GlannError(f"prepare.path: no files in {path} or its subfolders; put images there")
-    return _files(names, root)
+        raise GlannError(
+            f"prepare.path: no files in {path} or its subfolders; put images there "
+            "(hidden files and linked folders do not count)"
+        )
+    return _files(names, root, "remove or repair them")
 
 
-def _files(names: Sequence[bytes], root: bytes, box: tuple[int, int, int, int] | None = None) -> Source:
-    return Source(names, partial(decode_file, root=root, box=box), lambda i: printable(names[i]))
+def _files(names: Sequence[bytes], root: bytes, repair: str, box: Box | None = None) -> Source:
+    decode = partial(decode_file, root=root, box=box)
+    return Source(names, decode, lambda i: printable(names[i]), lambda _: repair)
 
 
 def _names_in(root: bytes) -> list[bytes]:
@@ -106,24 +141,21 @@ def printable(name: bytes) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _npy(path: str) -> Source:
-    """Return the rows of an .npy file, which is read row by row."""
-    try:
-        array = load_npy(path, mmap=True)
-    except (GlannError, OSError) as error:
-        raise GlannError(f"prepare.path: {error}") from None
-    if array.ndim not in (3, 4) or array.shape[3:] not in ((), (1,), (3,), (4,)) or 0 in array.shape[1:]:
-        raise GlannError(
-            f"prepare.path: {path} has the shape {list(array.shape)}; "
-            "expected [n, h, w] or [n, h, w, c] with c = 1, 3 or 4"
-        )
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise GlannError(f"prepare.path: {path} is {array.dtype}; expected uint8, or float from 0 to 1")
-    return _rows(array)
+def _npy(config: Prepare) -> Source:
+    """Return the rows of an .npy file, by number."""
+    array = open_images(config)
+    return Source(
+        range(len(array)),
+        RowsOf(config.path),
+        "row {}".format,
+        partial(remedy, array),
+        pixels=array.shape[1] * array.shape[2],
+    )
 
 
 def _rows(array: NDArray[Any]) -> Source:
-    return Source(array, decode_row, "row {}".format)
+    pixels = array.shape[1] * array.shape[2]
+    return Source(array, decode_row, "row {}".format, partial(remedy, array), pixels)
 
 
 def _torchvision(name: str, cache: Path) -> Source:
@@ -136,7 +168,8 @@ def _celeba(cache: Path) -> Source:
     from torchvision.datasets import CelebA  # noqa: PLC0415
 
     names = CelebA(cache, split="train", download=True).filename
-    return _files([os.fsencode(name) for name in names], os.fsencode(cache / "celeba" / "img_align_celeba"))
+    root = cache / "celeba" / "img_align_celeba"
+    return _files([os.fsencode(name) for name in names], os.fsencode(root), f"unpack {root} again")
 
 
 def _olivetti(cache: Path) -> Source:
@@ -153,7 +186,10 @@ def _lfw(cache: Path) -> Source:
 
         fetch_lfw_people(data_home=cache, min_faces_per_person=500)  # downloads all, loads one person
     root = os.fsencode(folder)
-    return _files([name for name in _names_in(root) if name.endswith(b".jpg")], root, LFW_FACE)
+    names = [name for name in _names_in(root) if name.endswith(b".jpg")]
+    if not names:
+        raise FileNotFoundError(f"no pictures in {folder}")
+    return _files(names, root, f"unpack {folder} again", LFW_FACE)
 
 
 DOWNLOADED: dict[str, Callable[[Path], Source]] = {

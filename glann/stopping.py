@@ -1,6 +1,5 @@
-"""SIGINT and SIGTERM ask a training run to stop at a place from which it can go on."""
+"""Signals ask a run to stop: a training run at a place from which it can go on, all others at once."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -15,7 +14,10 @@ from glann.errors import GlannError
 
 Block = TypeVar("Block", bound=Sized)
 
-PR_SET_PDEATHSIG = 1  # as prctl.h numbers it
+ENDING = [signal.SIGTERM]
+# A terminal that closes; under nohup the signal is ignored, and stays so.
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+    ENDING.append(signal.SIGHUP)
 AT_ONCE_AFTER = 1.0  # seconds; a terminal and a launcher may both pass on one and the same Ctrl-C
 
 _received: list[tuple[int, float]] = []
@@ -30,30 +32,43 @@ class Stopped(GlannError):  # noqa: N818 (it is no error)
 
 
 @contextmanager
-def stop_signals() -> Iterator[None]:
-    """Within, SIGINT and SIGTERM are requests; a second one after a second ends the process at once.
+def end_in_order() -> Iterator[None]:
+    """Within, SIGTERM and SIGHUP end the process as an exception does, so that nothing half-written stays."""
+    with _handling(ENDING, lambda number, _: sys.exit(128 + number)):
+        yield
 
-    Under DVC the end of DVC is such a request too: a stage must not go on writing when another run may begin.
+
+@contextmanager
+def stop_signals() -> Iterator[None]:
+    """Within, SIGINT, SIGTERM and SIGHUP are requests; another one after a second ends the process at once.
 
     Raises
     ------
     Stopped
         At the end, if a request came that nobody has answered: what follows must not start.
     """
+    with _handling([signal.SIGINT, *ENDING], _request):
+        try:
+            yield
+            if _received:
+                raise Stopped("stopped; the same command goes on from here")
+        finally:
+            _received.clear()
+
+
+@contextmanager
+def _handling(
+    numbers: list[signal.Signals], handler: Callable[[int, FrameType | None], object]
+) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _request) for number in (signal.SIGINT, signal.SIGTERM)}
-    if sys.platform == "linux" and "DVC_STAGE" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
-        if _received:
-            raise Stopped("stopped; the same command goes on from here")
     finally:
-        _received.clear()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, was in before.items():
+            signal.signal(number, was)
 
 
 def stop_requested() -> bool:

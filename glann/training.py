@@ -7,13 +7,15 @@ from itertools import islice
 from typing import Any, NoReturn, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from glann.checkpoints import Checkpoints
-from glann.config import ParameterGroup
+from glann.checkpoints import Checkpoints, Parts, Progress, check_state, check_tensors, restore_state
+from glann.config import ParameterGroup, one_line
 from glann.errors import GlannError
 from glann.processes import decided_by_first, rank, total
+from glann.shards import Shard
 from glann.stopping import stop_requested
 
 Batch = TypeVar("Batch")
@@ -103,10 +105,14 @@ class TrainingRun:
     ----------
     stage
         Name of the stage, for messages.
-    epochs, steps
-        Passes over the data, and batches of each.
+    epochs
+        Passes over the data.
+    shard
+        What a pass is made of.
     checkpoints
         Where to resume from and to save to; None: neither.
+    remedy
+        What people are told to do about a loss that goes wrong.
 
     Attributes
     ----------
@@ -118,8 +124,9 @@ class TrainingRun:
         The loss so far, for the progress bar.
     """
 
-    def __init__(self, stage: str, epochs: int, steps: int, checkpoints: Checkpoints | None):
-        self.stage, self.epochs, self.steps, self.checkpoints = stage, epochs, steps, checkpoints
+    def __init__(self, stage: str, epochs: int, shard: Shard, checkpoints: Checkpoints | None, remedy: str):
+        self.stage, self.epochs, self.checkpoints, self.remedy = stage, epochs, checkpoints, remedy
+        self.n, self.steps, self.batch_size = shard.n, shard.steps, shard.strata
         self.history: list[dict[str, float]] = []
         self.note = ""
         self._begin_epoch()
@@ -133,17 +140,47 @@ class TrainingRun:
         """Steps of all epochs."""
         return len(self.history) * self.steps + self.step
 
-    def resume(self) -> dict[str, Tensor]:
-        """Go to where the checkpoint was made, and return its tensors; none where there is none."""
-        saved = self.checkpoints.load() if self.checkpoints else None
+    def resume(self, parts: Parts, more: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Go to where the checkpoint was made.
+
+        Parameters
+        ----------
+        parts
+            Networks, averages and optimisers; their state is put back.
+        more
+            What else a checkpoint must have, by name: tensors of these shapes and types.
+
+        Returns
+        -------
+        dict
+            The tensors of the checkpoint; none where there is none.
+        """
+
+        def check(tensors: dict[str, Tensor], progress: Any) -> None:
+            at = self._checked(progress)
+            check_state(tensors, at.steps_done, **parts)
+            check_tensors(tensors, more)
+
+        saved = self.checkpoints.load(check) if self.checkpoints else None
         if saved is None:
             return {}
         tensors, at = saved
+        restore_state(tensors, **parts)
         self.history, self.step = at["history"], at["step"]
         if rank() == 0:  # what was saved is the sum of all ranks
             self.rows = at["rows"]
             self.sum.fill_(at["sum"])
         return tensors
+
+    def _checked(self, progress: Any) -> Progress:
+        try:
+            at = Progress.model_validate(progress)
+        except ValidationError as error:
+            raise ValueError(one_line(error)) from None
+        fewest, most = at.step * (self.batch_size - 1), min(self.n, at.step * self.batch_size)
+        if (at.epochs, at.steps) != (self.epochs, self.steps) or not fewest <= at.rows <= most:
+            raise ValueError(f"step {at.step} of {at.steps}, {at.epochs} epochs, {at.rows} rows")
+        return at
 
     def epochs_left(self) -> Iterator[int]:
         """Yield the numbers, from 0 on, of the epochs that are not finished."""
@@ -168,8 +205,8 @@ class TrainingRun:
         if not loss.is_cuda or self.step % READ_EVERY == 0:
             self._read()
 
-    def end_epoch(self, n: int, **more: float) -> None:
-        """Put the mean loss over all n rows of all ranks, six digits, and `more` into the history.
+    def end_epoch(self, **more: float) -> None:
+        """Put the mean loss over all rows of all ranks, six digits, and `more` into the history.
 
         Raises
         ------
@@ -177,7 +214,7 @@ class TrainingRun:
             If the run diverges.
         """
         self._read()
-        loss = float(f"{total(self.sum).item() / n:.6g}")
+        loss = float(f"{total(self.sum).item() / self.n:.6g}")
         self.history.append({"epoch": len(self.history) + 1, "loss": loss, **more})
         self._begin_epoch()
         if len(self.history) > PATIENCE and all(
@@ -216,10 +253,18 @@ class TrainingRun:
         loss, rows = total(torch.stack([self.sum, self.sum.new_tensor(self.rows)])).tolist()
         if rows and self._far_off(loss / rows) and not decided_by_first(stop_requested()):
             return
-        at = {"history": self.history, "step": self.step, "rows": int(rows), "sum": loss}
-        self.checkpoints.save(
-            tensors, at | {"epochs": self.epochs, "steps": self.steps, "finished": finished}
+        if not math.isfinite(loss):
+            self.stop(self._here, f"is {loss}")
+        at = Progress(
+            history=self.history,
+            step=self.step,
+            rows=int(rows),
+            sum=loss,
+            epochs=self.epochs,
+            steps=self.steps,
+            finished=finished,
         )
+        self.checkpoints.save(tensors, at.model_dump())
 
     @property
     def _here(self) -> str:
@@ -236,7 +281,4 @@ class TrainingRun:
         kept = "no checkpoint was written yet"
         if self.checkpoints and self.checkpoints.path.is_file():
             kept = f"the last good checkpoint is {self.checkpoints.path}"
-        raise GlannError(
-            f"{self.stage}: {where}: the loss {what}; {kept}; lower the learning rates, "
-            "clip gradients (parameter_groups), or set compute.precision to float32"
-        )
+        raise GlannError(f"{self.stage}: {where}: the loss {what}; {kept}; {self.remedy}")

@@ -1,8 +1,8 @@
 """VGG-16's convolutional features (Simonyan & Zisserman, arXiv:1409.1556), frozen."""
 
-import pickle
+import sys
+import warnings
 from pathlib import Path
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from glann.storage import load_tensors
 # The last layer of each level: the ReLU behind conv1_2, conv2_2, conv3_2, conv4_3, conv5_3,
 # the layers that the GLANN paper compares.
 LEVEL_ENDS = (3, 8, 13, 22, 29)
+WANTED = "name torchvision's vgg16 .pth, or a .safetensors of vgg16().features.state_dict()"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -47,7 +48,7 @@ def vgg16(weights: str | None, levels: int) -> nn.Sequential:
         if name not in tensors or tensors[name].shape != value.shape:
             raise GlannError(
                 f"{weights}: not VGG-16's features ({name} of shape {tuple(value.shape)} is missing); "
-                "name torchvision's vgg16 .pth, or a .safetensors of vgg16().features.state_dict()"
+                f"{WANTED}"
             )
     features.load_state_dict({name: tensors[name].float() for name in expected}, assign=True)
     return features[: LEVEL_ENDS[levels - 1] + 1].eval().requires_grad_(False)
@@ -71,25 +72,36 @@ def _read(weights: str | None) -> dict[str, Tensor]:
     if weights is None:
         return _download()
     if not Path(weights).is_file():
-        raise GlannError(f"{weights}: no such file; set the weights key to a VGG-16 weights file, or to null")
+        what = "a folder" if Path(weights).is_dir() else "no such file"
+        raise GlannError(f"{weights}: {what}; set the weights key to a VGG-16 weights file, or to null")
     if weights.endswith(".safetensors"):
         return load_tensors(weights)[0]
     try:
-        tensors = torch.load(weights, map_location="cpu", weights_only=True)  # refuses anything but data
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise GlannError(f"{weights}: not a weights file ({error})") from None
-    if not isinstance(tensors, dict):
-        raise GlannError(f"{weights}: holds no named tensors; name torchvision's vgg16 .pth")
-    return tensors
+        with warnings.catch_warnings():  # of formats that it tries before it gives up
+            warnings.simplefilter("ignore")
+            found = torch.load(weights, map_location="cpu", weights_only=True)  # refuses anything but data
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # an unpickler raises anything at all on other files
+        raise GlannError(f"{weights}: not a weights file; {WANTED}") from None
+    if not isinstance(found, dict):
+        raise GlannError(f"{weights}: holds no named tensors; {WANTED}")
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
 
 
 def _download() -> dict[str, Tensor]:
     source = VGG16_Weights.IMAGENET1K_V1
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(source.url).name
+    there = target.is_file()
     try:
-        return dict(source.get_state_dict(progress=True, check_hash=True))
-    except (URLError, OSError) as error:
-        target = Path(torch.hub.get_dir()) / "checkpoints" / Path(source.url).name
+        return dict(source.get_state_dict(progress=sys.stderr.isatty(), check_hash=True))
+    except MemoryError:
+        raise
+    except Exception as error:  # of the network, of a wrong digest, of a file cut short
+        if there:
+            raise GlannError(f"{target}: damaged; delete it, and it is downloaded again") from None
+        why = " ".join(str(error).split())[:150]
         raise GlannError(
-            f"VGG-16 weights: could not download {source.url} ({error}); fetch it elsewhere and put it at "
+            f"VGG-16 weights: could not download {source.url} ({why}); fetch it elsewhere and put it at "
             f"{target}, or name the file in glo.loss.weights (evaluate.weights for features: vgg)"
         ) from None

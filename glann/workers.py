@@ -55,8 +55,8 @@ def in_order(
             waiting.extend(pool.submit(function, job) for job in islice(todo, 1))
     except BrokenProcessPool:
         raise GlannError(
-            "a worker process died, as happens where memory runs out; "
-            "free some, or run on fewer cores, e.g. taskset -c 0 dvc repro"
+            "a worker process died, as happens where memory runs out; free some, or run on fewer cores, "
+            "e.g. taskset -c 0 dvc repro; if it dies again, an image crashes its decoder: try half of them"
         ) from None
     finally:
         pool.shutdown(kill_workers=True)

@@ -1,37 +1,32 @@
 """imle: latents become a mapping from noise; joined with the decoder it is the generator."""
 
-import hashlib
-from pathlib import Path
+from stages.frame import stage
 
-from glann.checkpoints import Checkpoints, remove_finished
-from glann.compute import execution
-from glann.config import load_params
-from glann.decoders import DecoderNetwork
-from glann.errors import one_line_errors
-from glann.generator import Generator
-from glann.imle import fit_imle, load_latents
-from glann.processes import launch, rank
-from glann.stopping import stop_signals
-from glann.storage import all_or_none, save_json
+with stage("imle") as this:
+    from glann.checkpoints import Checkpoints, remove_finished
+    from glann.compute import execution
+    from glann.decoders import DecoderNetwork
+    from glann.generator import Generator
+    from glann.imle import fit_imle, load_latents
+    from glann.processes import rank
+    from glann.storage import file_digest, save_json
 
+    params = this.params
 
-def run() -> None:
-    """Fit the mapping to the latents, and write the generator."""
-    how = execution(params.compute)
-    decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
-    digest = hashlib.sha256(Path("data/glo/latents.npy").read_bytes()).hexdigest()
-    inputs = [params.imle.model_dump(), params.seed, how.numerics, digest]
-    checkpoints = Checkpoints(".checkpoints", "imle", inputs, params.compute.checkpoint_minutes)
+    def run() -> None:
+        """Fit the mapping to the latents, and write the generator."""
+        how = execution(params.compute)
+        decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
+        latents = load_latents("data/glo/latents.npy", decoder.architecture.latents)
+        inputs = [params.imle.model_dump(), params.seed, how.numerics, file_digest("data/glo/latents.npy")]
+        checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
-    result = fit_imle(load_latents("data/glo/latents.npy"), params.imle, params.seed, how, checkpoints)
+        result = fit_imle(latents, params.imle, params.seed, how, checkpoints)
 
-    if rank() == 0:
-        with all_or_none(Path("data/imle")) as folder:
-            Generator(result.mapping, decoder, how).save(folder / "generator.safetensors")
-            save_json(folder / "losses.json", result.history)
+        if rank() == 0:
+            with this.outputs() as folder:
+                Generator(result.mapping, decoder, how).save(folder / "generator.safetensors")
+                save_json(folder / "losses.json", result.history)
 
-
-with one_line_errors(), stop_signals():
-    params = load_params()
-    remove_finished(".checkpoints", "glo")
-    launch(run, params.compute.processes)
+    remove_finished(this.checkpoints, "glo")
+    this.launch(run)

@@ -1,11 +1,9 @@
 """prepare: images from anywhere become one array, and a hold-out."""
 
-from pathlib import Path
+from stages.frame import stage
 
-from glann.config import load_params
-from glann.errors import one_line_errors
-from glann.prepare import prepare
+with stage("prepare") as this:
+    from glann.prepare import prepare
 
-with one_line_errors():
-    params = load_params()
-    prepare(params.prepare, params.seed, Path("data/prepare"))
+    with this.outputs() as folder:
+        prepare(this.params.prepare, this.params.seed, folder)

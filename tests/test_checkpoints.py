@@ -18,6 +18,7 @@ from glann.errors import GlannError
 from glann.glo import train_glo
 from glann.imle import fit_imle
 from glann.stopping import Stopped, stop_signals
+from glann.storage import load_tensors, save_tensors
 from glann.streams import stream
 
 GLO = {"decoder": {"width": 8}, "latent_dim": 8, "epochs": 3, "batch_size": 16}  # 3 steps an epoch
@@ -131,6 +132,103 @@ def test_a_damaged_checkpoint_is_set_aside_with_one_line(
     assert len(said) == 1 and said[0].startswith(f"glann: {mine.path}: ") and "set aside as" in said[0]
     assert mine.load() is None and not capsys.readouterr().err  # it is not met twice
     assert [checkpoint.state for checkpoint in stored(tmp_path)] == ["cannot be read"]
+
+
+def without(tensors: dict[str, Tensor], name: str) -> None:
+    del tensors[name]
+
+
+ALTERATIONS: dict[str, Callable[[dict[str, Tensor], dict], object]] = {
+    "an epoch taken out of the history": lambda tensors, at: at["history"].pop(0),
+    "an epoch added to the history": lambda tensors, at: at["history"].append({"epoch": 2, "loss": 1.0}),
+    "a history without losses": lambda tensors, at: at["history"][0].pop("loss"),
+    "a loss that is text": lambda tensors, at: at["history"][0].update(loss="1"),
+    "a loss that is infinite": lambda tensors, at: at["history"][0].update(loss=float("inf")),
+    "no history": lambda tensors, at: at.pop("history"),
+    "an earlier step": lambda tensors, at: at.update(step=1, rows=16),
+    "a step that is negative": lambda tensors, at: at.update(step=-1),
+    "a step beyond the epoch": lambda tensors, at: at.update(step=4, rows=48),
+    "a step without rows": lambda tensors, at: at.update(rows=0),
+    "rows of another step": lambda tensors, at: at.update(rows=48),
+    "a sum that is NaN": lambda tensors, at: at.update(sum=float("nan")),
+    "more epochs": lambda tensors, at: at.update(epochs=9),
+    "an end that was not reached": lambda tensors, at: at.update(finished=True),
+    "a tensor less": lambda tensors, at: without(tensors, max(tensors)),
+    "an optimiser less": lambda tensors, at: [
+        without(tensors, name) for name in [*tensors] if name.startswith("optimizer.")
+    ],
+    "a tensor of another shape": lambda tensors, at: tensors.update(
+        {name: value[..., None] for name, value in tensors.items() if name.endswith("exp_avg")}
+    ),
+    "a tensor of another type": lambda tensors, at: tensors.update(
+        {name: value.long() for name, value in tensors.items() if name.startswith("average.module")}
+    ),
+    "weights that are NaN": lambda tensors, at: [
+        value.fill_(torch.nan) for name, value in tensors.items() if name.endswith("weight")
+    ],
+    "variances that are negative": lambda tensors, at: [
+        value.fill_(-1) for name, value in tensors.items() if name.endswith("exp_avg_sq")
+    ],
+    "an optimiser of another step": lambda tensors, at: tensors["optimizer.0.step"].fill_(3),
+    "an average of another step": lambda tensors, at: tensors["average.n_averaged"].fill_(3),
+}
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+def test_an_altered_checkpoint_with_a_right_digest_is_set_aside(
+    alteration: str, shapes: np.ndarray, run: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def glo(checkpoints: Checkpoints | None) -> tuple[Tensor, list[dict[str, float]]]:
+        result = train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
+        return torch.cat([result.latents.flatten(), weights(result.decoder)]), result.history
+
+    def imle(checkpoints: Checkpoints | None) -> tuple[Tensor, list[dict[str, float]]]:
+        latents = torch.randn(48, 6, generator=stream(0, "latents"))
+        result = fit_imle(latents, Imle(**IMLE), 0, run, checkpoints)
+        return weights(result.mapping), result.history
+
+    for stage in (glo, imle):
+        killed = KilledAfter(tmp_path, stage.__name__, "a run", minutes=0)
+        killed.limit = 5  # of three steps an epoch: the second step of the second
+        with pytest.raises(Killed):
+            stage(killed)
+        tensors, config = load_tensors(killed.path)
+        ALTERATIONS[alteration](tensors, config["progress"])
+        save_tensors(killed.path, tensors, config)
+        checkpoints = Checkpoints(tmp_path, stage.__name__, "a run", minutes=60)
+        found, history = stage(checkpoints)
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("glann:")]
+        assert len(said) == 1 and "set aside as" in said[0] and "holds no state of this run" in said[0]
+        expected = stage(None)
+        assert torch.equal(found, expected[0]) and history == expected[1]
+        assert checkpoints.path.with_suffix(".damaged").is_file()
+
+
+def test_what_a_killed_run_left_half_written_and_other_things_among_checkpoints_do_no_harm(
+    shapes: np.ndarray, run: Execution, tmp_path: Path
+):
+    checkpoints = Checkpoints(tmp_path, "glo", "one", minutes=60)
+    (tmp_path / "a folder.safetensors").mkdir()
+    left = tmp_path / f".{checkpoints.run}-0123abcd.safetensors"
+    left.write_bytes(b"half")
+    other = tmp_path / ".glo-of-another-run-0123abcd.safetensors"
+    other.write_bytes(b"half")
+    assert not any(path.name.startswith("a folder") for path in (kept.path for kept in stored(tmp_path)))
+    train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
+    assert not left.exists() and other.exists() and checkpoints.path.is_file()
+    checkpoints.path.unlink()
+    checkpoints.path.mkdir()  # there is no room for a checkpoint: training goes on without
+    assert len(train_glo(shapes, Glo(**GLO), 0, run, checkpoints).history) == 3
+
+
+def test_finished_checkpoints_of_runs_in_other_folders_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    at = {"history": [{"epoch": 1, "loss": 1.0}], "step": 0, "rows": 0, "sum": 0.0, "epochs": 1, "steps": 9}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Checkpoints(tmp_path, "glo", name, minutes=0).save({}, at | {"finished": True})
+    remove_finished(tmp_path, "glo")
+    assert [kept.folder for kept in stored(tmp_path)] == [str(tmp_path / "one")]
 
 
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

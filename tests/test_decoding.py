@@ -1,11 +1,14 @@
 """Files of every kind become squares of RGB or grey."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from preparing import COLOR, GREY, WHITE, only_image
+from preparing import COLOR, GREY, WHITE, config, fill, only_image, run
 
-from glann.decoding import to_rgb
+from glann.decoding import BYTES_PER_PIXEL, to_rgb
 
 MADE = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 
@@ -48,7 +51,8 @@ def test_every_pillow_mode_becomes_rgb(mode):
         for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "I", "F", "I;16")
     ]
     + [(mode, ".jpg") for mode in ("L", "RGB", "CMYK")]
-    + [("RGB", ".webp"), ("RGBA", ".webp"), ("P", ".gif"), ("RGB", ".bmp"), ("L", ".pgm"), ("RGB", ".ppm")],
+    + [("RGB", ".webp"), ("RGBA", ".webp"), ("P", ".gif"), ("RGB", ".bmp"), ("L", ".pgm"), ("RGB", ".ppm")]
+    + [("RGB", ".jp2"), ("RGBA", ".jp2"), ("RGB", ".avif"), ("RGB", ".dib"), ("RGB", ".jfif")],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_files_of_every_kind_are_read(tmp_path, mode, suffix, channels):
@@ -177,3 +181,87 @@ def test_the_first_frame_of_an_animation_counts(tmp_path):
     later = [Image.new("RGB", (16, 16), WHITE)]
     Image.new("RGB", (16, 16), COLOR).save(tmp_path / "in/moving.gif", save_all=True, append_images=later)
     assert (only_image(tmp_path / "in", tmp_path / "out") == COLOR).all()
+
+
+def test_a_picture_of_many_blocks_is_converted_as_one():
+    rng = np.random.default_rng(0)
+    for size in [(1500, 1500), (2**21 + 5, 2)]:  # blocks of 2^20 pixels: below, and beside each other
+        rgba = Image.fromarray(rng.integers(0, 256, (*size[::-1], 4)).astype(np.uint8))
+        behind = Image.new("RGBA", size, (1, 2, 3, 255))
+        expected = Image.alpha_composite(behind, rgba).convert("RGB")
+        assert to_rgb(rgba, (1, 2, 3)).tobytes() == expected.tobytes()
+    deep = rng.integers(0, 40_000, (1500, 1500)).astype(np.int32)
+    deep[-1, -1] = 65_535  # white, which only the last block holds
+    assert np.asarray(to_rgb(Image.fromarray(deep), WHITE))[0, 0, 0] == np.rint(deep[0, 0] / 257)
+
+
+def test_formats_that_start_other_programs_or_are_no_pictures_are_named_and_not_opened(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "bin/gs").chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    fill(tmp_path / "in", 3)
+    in_mode("RGB").save(tmp_path / "in/a.eps")
+    (tmp_path / "in/b.png").write_bytes((tmp_path / "in/a.eps").read_bytes())
+    (tmp_path / "in/c.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    (tmp_path / "in/d.pdf").write_bytes(b"%PDF-1.7")
+    (tmp_path / "in/e.svg").write_text('<?xml version="1.0"?>\n<svg/>')
+    Image.new("RGB", (16, 16)).save(tmp_path / "in/f.pcx")
+    _, _, dataset = run(config("folder", tmp_path / "in", max_bad_fraction=0.9), tmp_path / "out")
+    kinds = ("EPS", "EPS", "HEIC", "PDF", "SVG")
+    assert [file["reason"] for file in dataset["bad_files"]] == [
+        *(f"{kind} is not read: convert it to PNG" for kind in kinds),
+        "not an image file",
+    ]
+    assert not (tmp_path / "started").exists()
+
+
+PEAK = """
+import re, sys
+from functools import partial
+from glann.config import Prepare
+from pathlib import Path
+from glann.decoding import RowsOf, decode_all, decode_file
+path = sys.argv[1]
+def square(folder, name):
+    if name.endswith(".npy"):
+        decode, item = RowsOf(f"{folder}/{name}"), 0
+    else:
+        decode, item = partial(decode_file, root=folder.encode()), name.encode()
+    (pixels,) = decode_all([item], decode, Prepare(resolution=1024, fit="pad"))
+    assert not isinstance(pixels, str), pixels
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+folder, name = path.rsplit("/", 1)
+print(-square(folder, "small" + name) + square(folder, name))  # the libraries are loaded by the small one
+"""
+
+LARGE = {
+    "turned.png": ("RGBA", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"}),
+    "deep.png": ("I;16", {}),
+    "deep.tif": ("I", {}),
+    "float.tif": ("F", {}),
+    "lossless.webp": ("RGBA", {"lossless": True, "quality": 0, "method": 0}),
+    "a.avif": ("RGBA", {"speed": 10, "subsampling": "4:4:4"}),
+    "a.jp2": ("RGBA", {}),
+    "progressive.jpg": ("CMYK", {"progressive": True, "subsampling": 0}),
+    "double.npy": ("RGBA", {}),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_picture_takes_more_memory_than_is_reckoned_with(tmp_path, name):
+    mode, options = LARGE[name]
+    for prefix, size in (("small", (32, 32)), ("", (1500, 2000))):
+        content = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 4)).astype(np.uint8)
+        if name.endswith(".npy"):
+            np.save(tmp_path / f"{prefix}{name}", content[None] / 255)
+            continue
+        if mode in DEEP:
+            picture = Image.fromarray(content[..., 0].astype(DEEP[mode]))
+        else:
+            picture = Image.fromarray(content).convert("RGB").convert(mode)
+        picture.save(tmp_path / f"{prefix}{name}", **options)
+    arguments = [sys.executable, "-c", PEAK, f"{tmp_path}/{name}"]
+    taken = int(subprocess.run(arguments, capture_output=True, check=True, text=True).stdout)
+    mapped = (1500 * 2000 * 4 * 8) * name.endswith(".npy")  # pages of the file, which are given up
+    assert taken - mapped < BYTES_PER_PIXEL * 1500 * 2000

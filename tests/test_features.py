@@ -125,6 +125,14 @@ def test_other_files_are_refused_as_inception_weights_in_one_line(run, tmp_path,
     assert "\n" not in str(e.value)
 
 
+def test_downloaded_weights_that_are_damaged_are_to_be_deleted(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    inception_cache().parent.mkdir(parents=True)
+    inception_cache().write_bytes(b"cut short")
+    with pytest.raises(GlannError, match=r"\.pth: damaged; delete it"):
+        feature_network("inception", None, blobs(2), run)
+
+
 def test_a_missing_weights_file_is_named(run):
     with pytest.raises(GlannError, match=r"evaluate\.weights: nowhere\.pth: no such file"):
         feature_network("inception", "nowhere.pth", blobs(2), run)

@@ -136,7 +136,28 @@ def test_a_missing_path_is_one_line(tmp_path, source):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "in").write_text("text")
-    assert "in: Not a directory" in stop(config("folder", tmp_path / "in"), tmp_path / "out")
+    line = stop(config("folder", tmp_path / "in"), tmp_path / "out")
+    assert line.endswith("in: Not a directory; name the folder that it is in")
+
+
+def test_the_other_source_is_named_where_the_path_is_one_for_it(tmp_path):
+    np.save(tmp_path / "in.npy", np.zeros((9, 16, 16), np.uint8))
+    line = stop(config("folder", tmp_path / "in.npy"), tmp_path / "out")
+    assert line.endswith("Not a directory; set prepare.source to npy")
+    line = stop(config("npy", fill(tmp_path / "in", 5)), tmp_path / "out")
+    assert line.endswith("a folder; name an .npy file, or set prepare.source to folder")
+
+
+def test_a_share_of_bad_files_is_raised_only_where_that_leaves_enough_images(tmp_path):
+    fill(tmp_path / "in", 5)
+    for i in range(2):
+        (tmp_path / "in" / f"bad{i}.png").touch()
+    line = stop(config("folder", tmp_path / "in", max_bad_fraction=0), tmp_path / "out")
+    assert "2 of 7 images cannot be used, more than the 0 allowed" in line
+    assert line.endswith("remove or repair them, or raise prepare.max_bad_fraction to 0.29")
+    run(config("folder", tmp_path / "in", max_bad_fraction=0.29), tmp_path / "enough")
+    line = stop(config("folder", tmp_path / "in", holdout=5), tmp_path / "out")
+    assert line.endswith("remove or repair them")
 
 
 def test_a_folder_without_files_is_one_line(tmp_path):
@@ -147,3 +168,6 @@ def test_a_folder_without_files_is_one_line(tmp_path):
 def test_too_few_images_name_the_holdout(tmp_path):
     line = stop(config("folder", fill(tmp_path / "in", 6), holdout=6), tmp_path / "out")
     assert line.startswith("prepare.holdout: ")
+    assert line.endswith("lower prepare.holdout or add images")
+    line = stop(config("folder", fill(tmp_path / "two", 2)), tmp_path / "out")
+    assert line.endswith("none to train on; add images")  # no hold-out is smaller than 2

@@ -17,6 +17,7 @@ from glann.generator import Generator, slerp
 from glann.mapping import MappingArchitecture, MappingNetwork
 from glann.pictures import grid
 from glann.sample import draw_samples, save_images
+from glann.storage import load_tensors, save_tensors
 from glann.streams import stream
 
 
@@ -70,29 +71,55 @@ def test_a_file_that_is_no_generator_is_one_line(generator: Generator, tmp_path:
         Generator.load(tmp_path / "text")
 
 
-@pytest.mark.parametrize("residuals", [False, True])
-def test_interpolations_go_from_one_sample_to_the_next(generator: Generator, residuals: bool):
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["mapping.matrix", "decoder.network.to_image.weight"])
+def test_a_generator_whose_weights_are_not_finite_is_refused(
+    generator: Generator, name: str, value: float, tmp_path: Path
+):
+    generator.save(tmp_path / "generator.safetensors")
+    tensors, config = load_tensors(tmp_path / "generator.safetensors")
+    tensors[name].view(-1)[3] = value
+    save_tensors(tmp_path / "generator.safetensors", tensors, config)
+    with pytest.raises(
+        GlannError, match=rf"generator\.safetensors: .*{name} has numbers that are NaN or inf"
+    ):
+        Generator.load(tmp_path / "generator.safetensors")
+
+
+@pytest.mark.parametrize("truncation", [0.6, 1.0, 1.5])
+@pytest.mark.parametrize("residuals", [False, True], ids=["plain", "residuals"])
+@pytest.mark.parametrize("on_sphere", [False, True], ids=["cloud", "sphere"])
+def test_interpolations_go_from_one_sample_to_the_next(
+    generator: Generator, on_sphere: bool, residuals: bool, truncation: float
+):
+    mapping = generator.mapping
+    latents = torch.randn(50, 8, generator=stream(0, "latents"))
+    mapping.fit_range(F.normalize(latents, dim=1) if on_sphere else 3 * latents + 1)
+    assert bool(mapping.on_sphere) == on_sphere
+    # As correct_moments leaves them: neither the identity nor a rotation.
+    mapping.matrix.add_(0.2 * torch.randn(8, 8, generator=stream(0, "matrix")))
+    mapping.offset.add_(0.2 * torch.randn(8, generator=stream(0, "offset")))
     if residuals:
-        anchors, draws = (
-            F.normalize(torch.randn(50, 8, generator=stream(0, "anchors")), dim=1),
-            stream(0, "draws"),
-        )
+        anchors = F.normalize(torch.randn(50, 8, generator=stream(0, "anchors")), dim=1)
         pulls = torch.randn(50, 8, generator=stream(0, "pulls"))
-        generator.mapping.keep_residuals(anchors, anchors + pulls, 0.5, draws)
-    samples, strips = generator.sample(6, seed=3), generator.interpolate(3, 5, seed=3)
+        mapping.keep_residuals(anchors, anchors + pulls, 0.5, stream(0, "draws"))
+    samples = generator.sample(6, seed=3, truncation=truncation)
+    strips = generator.interpolate(3, 5, seed=3, truncation=truncation)
     assert strips.shape == (3, 5, 16, 16, 3)
     # Another block of the batch may round a pixel the other way.
     assert np.abs(strips[:, 0].astype(int) - samples[0::2]).max() <= 1
     assert np.abs(strips[:, -1].astype(int) - samples[1::2]).max() <= 1
     leaps = [
-        np.abs(np.diff(generator.interpolate(3, steps, seed=3).astype(float), axis=1))
-        .max(axis=(2, 3, 4))
-        .max()
+        np.abs(np.diff(generator.interpolate(3, steps, 3, truncation).astype(float), axis=1)).max()
         for steps in (17, 65)
     ]
     assert leaps[1] < 0.5 * leaps[0]  # a way without a leap: the finer, the less changes at once
-    with pytest.raises(GlannError, match="steps: 1"):
-        generator.interpolate(3, 1)
+
+
+def test_an_interpolation_has_a_row_and_both_ends(generator: Generator):
+    for rows, steps, message in ((3, 1, "steps: 1"), (0, 5, "rows: 0")):
+        with pytest.raises(GlannError, match=message):
+            generator.interpolate(rows, steps)
 
 
 def test_slerp_keeps_to_the_great_circle():
@@ -148,3 +175,6 @@ def test_nothing_or_latents_of_another_size_are_refused(generator: Generator):
         generator.sample(0)
     with pytest.raises(GlannError, match=r"expected \[n, 8\], found \[2, 9\]"):
         generator.decode(torch.randn(2, 9))
+    for noise in (torch.randn(2, 5), torch.randn(4), torch.randn(0, 4)):
+        with pytest.raises(GlannError, match=r"noise: expected \[n, 4\], found"):
+            generator.map(noise)

@@ -1,17 +1,22 @@
 """Images become training images and a hold-out."""
 
+import hashlib
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from preparing import OUTPUTS, config, fill, greys, run
+from preparing import OUTPUTS, config, fill, greys, run, stop
 
+from glann.decoding import MOST_PIXELS
 from glann.errors import GlannError
-from glann.prepare import prepare
-from glann.workers import in_order
+from glann.memory import available
+from glann.prepare import prepare, processes_that_fit
+from glann.storage import NpyWriter, digest_of_rows
+from glann.workers import cores, in_order
 
 
 def test_every_image_of_a_tree_becomes_one_training_or_holdout_image(tmp_path):
@@ -26,7 +31,8 @@ def test_every_image_of_a_tree_becomes_one_training_or_holdout_image(tmp_path):
     assert sorted(greys(images, holdout)) == list(range(20))
     means = dataset.pop("channel_means")
     assert np.allclose(means, images.mean((0, 1, 2)) / 255)
-    assert len(dataset.pop("sha256")) == 64
+    digests = {"images.npy": digest_of_rows(images), "holdout.npy": digest_of_rows(holdout)}
+    assert dataset.pop("sha256") == digests
     assert dataset == {
         "source": "folder",
         "found": 20,
@@ -129,3 +135,80 @@ def test_earlier_outputs_are_replaced_and_survive_a_failure(tmp_path):
     assert (tmp_path / "out/images.npy").read_bytes() == before
     run(config("folder", tmp_path / "in"), tmp_path / "out", seed=2)
     assert (tmp_path / "out/images.npy").read_bytes() != before
+
+
+def test_the_digest_of_rows_is_that_of_their_bytes_in_memory_in_a_file_and_in_any_order(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (3000, 50, 50, 3)).astype(np.uint8)  # of two blocks
+    np.save(tmp_path / "a.npy", array)
+    expected = hashlib.sha256(array.tobytes()).hexdigest()
+    assert digest_of_rows(array) == digest_of_rows(np.load(tmp_path / "a.npy", mmap_mode="r")) == expected
+    assert digest_of_rows(np.asfortranarray(array[:20])) == digest_of_rows(array[:20]) != expected
+    assert digest_of_rows(array[:0]) == hashlib.sha256().hexdigest()
+
+
+def test_an_array_that_grows_is_the_file_that_numpy_writes(tmp_path):
+    array = np.arange(7 * 2 * 3, dtype=np.uint8).reshape(7, 2, 3)
+    with NpyWriter(tmp_path / "a.npy", (2, 3)) as file:
+        file.append(array[:4])
+        file.append(array[4:])
+    np.save(tmp_path / "b.npy", array)
+    assert file.count == 7
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_as_many_processes_run_as_the_largest_images_leave_room_for():
+    gib = 2**30
+    assert processes_that_fit(64 * 64, 8 * gib) == min(cores(), 32)
+    assert processes_that_fit(MOST_PIXELS, 2 * gib) == 1
+    assert processes_that_fit(MOST_PIXELS, 0) == 1
+
+
+def test_files_that_were_read_do_not_count_as_memory_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr("glann.memory.CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    (tmp_path / "memory.stat").write_text("anon 200\nactive_file 300\ninactive_file 400\n")
+    assert available(torch.device("cpu")) == 800
+
+
+def pipeline_folder(tmp_path, monkeypatch):
+    """Go to a folder with results of earlier runs, and pictures of one's own beside them."""
+    fill(tmp_path / "project/data/sample/images", 5)
+    fill(tmp_path / "project/data/raw", 6)
+    (tmp_path / "project/data/prepare").mkdir()
+    np.save(tmp_path / "project/data/prepare/images.npy", np.zeros((9, 16, 16), np.uint8))
+    (tmp_path / "project/link").symlink_to("data/sample")
+    monkeypatch.chdir(tmp_path / "project")
+
+
+OWN = ("data", "..", "data/sample/images", "link/images", "data/./")
+
+
+@pytest.mark.parametrize(
+    ("path", "data_is_a_link"),
+    # Where data is a link, "." does not hold it: linked folders are not entered.
+    [(".", False), *((path, False) for path in OWN), *((path, True) for path in OWN)],
+)
+def test_the_pipelines_own_pictures_are_refused(tmp_path, monkeypatch, path, data_is_a_link):
+    pipeline_folder(tmp_path, monkeypatch)
+    if data_is_a_link:
+        (tmp_path / "project/data").rename(tmp_path / "elsewhere")
+        (tmp_path / "project/data").symlink_to(tmp_path / "elsewhere")
+    line = stop(config("folder", path), tmp_path / "out")
+    assert line.startswith(f"prepare.path: {path} ")
+    assert "its own results; name pictures of yours elsewhere, e.g. data/raw" in line
+
+
+def test_the_pipelines_own_arrays_are_refused(tmp_path, monkeypatch):
+    pipeline_folder(tmp_path, monkeypatch)
+    (tmp_path / "linked.npy").symlink_to(tmp_path / "project/data/prepare/images.npy")
+    for path in ("data/prepare/images.npy", tmp_path / "linked.npy"):
+        line = stop(config("npy", path), tmp_path / "out")
+        assert "is in data/prepare, where the pipeline puts its own results" in line
+
+
+def test_pictures_beside_the_results_and_in_folders_like_them_are_taken(tmp_path, monkeypatch):
+    pipeline_folder(tmp_path, monkeypatch)
+    assert run(config("folder", "data/raw"), tmp_path / "a")[2]["taken"] == 6
+    fill(tmp_path / "other/data/sample-faces", 4)
+    assert run(config("folder", tmp_path / "other"), tmp_path / "b")[2]["taken"] == 4

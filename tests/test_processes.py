@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from conftest import ROOT
 
 from glann.config import Params
 from glann.presets import params_yaml
-from glann.storage import load_tensors, save_json, save_npy
+from glann.storage import digest_of_rows, load_tensors, save_json, save_npy
 
 SETTINGS = {
     "compute": {"device": "cpu", "precision": "float32", "threads": 1},
@@ -36,8 +37,9 @@ def project(folder: Path, shapes: np.ndarray, changes: dict | None = None, **com
         values[name] = values.get(name, {}) | section
     (folder / "params.yaml").write_text(params_yaml(Params.model_validate(values)))
     images = np.pad(shapes, ((0, 0), (8, 8), (8, 8), (0, 0)))
-    save_npy(folder / "data/prepare/images.npy", np.concatenate([images, images[:, ::-1]])[:80])
-    save_json(folder / "data/prepare/dataset.json", {})
+    images = np.concatenate([images, images[:, ::-1]])[:80]
+    save_npy(folder / "data/prepare/images.npy", images)
+    save_json(folder / "data/prepare/dataset.json", {"sha256": {"images.npy": digest_of_rows(images)}})
     return folder
 
 
@@ -69,7 +71,7 @@ def test_two_processes_compute_what_one_does(changes: dict, shapes: np.ndarray, 
             assert np.load(two / "data/glo/latents.npy") == pytest.approx(
                 np.load(one / "data/glo/latents.npy"), abs=1e-2
             )
-            (two / "data/glo/latents.npy").write_bytes((one / "data/glo/latents.npy").read_bytes())
+            shutil.copytree(one / "data/glo", two / "data/glo", dirs_exist_ok=True)
         assert losses(two, stage) == pytest.approx(losses(one, stage), rel=1e-4)
     tensors, architecture = load_tensors(two / "data/imle/generator.safetensors")
     expected, same = load_tensors(one / "data/imle/generator.safetensors")
@@ -82,6 +84,36 @@ def test_torchrun_starts_the_same_stages(shapes: np.ndarray, tmp_path: Path):
     run(two, "stages.glo")
     run(other, "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "stages.glo")
     assert (two / "data/glo/latents.npy").read_bytes() == (other / "data/glo/latents.npy").read_bytes()
+
+
+def test_processes_on_the_cpu_of_a_machine_with_a_gpu_exchange_through_gloo(
+    shapes: np.ndarray, tmp_path: Path
+):
+    folder = project(tmp_path / "two", shapes, {"glo": {"epochs": 1}}, processes=2)
+    # torch sees a GPU, as far as forming a group goes.
+    (folder / "sitecustomize.py").write_text(
+        "import torch, torch.distributed as dist\n"
+        "from contextlib import ExitStack\n"
+        "from unittest.mock import patch\n"
+        "def init(*arguments, real=dist.init_process_group, **options):\n"
+        "    gpu = lambda *_, **__: torch.device('cuda')\n"
+        "    names = '_C._get_accelerator', 'accelerator.current_accelerator', 'cuda.is_available'\n"
+        "    with ExitStack() as stack:\n"
+        "        [stack.enter_context(patch(f'torch.{name}', gpu)) for name in names]\n"
+        "        real(*arguments, **options)\n"
+        "dist.init_process_group = init\n"
+    )
+    process = start(folder, "stages.glo", path=f"{folder}{os.pathsep}{ROOT}")
+    assert process.wait(60) == 0, process.stderr.read()
+
+
+@pytest.mark.gpu
+def test_a_group_on_a_gpu_ends_as_a_run_without_a_group_does(shapes: np.ndarray, tmp_path: Path):
+    """A group of one sums over NCCL and gathers at the end, as a larger one does."""
+    for stage in ("glo", "imle"):
+        folder = project(tmp_path, shapes, {"compute": {"device": "cuda"}})
+        run(folder, "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", f"stages.{stage}")
+        assert losses(folder, stage)
 
 
 def test_a_killed_process_ends_the_run_with_one_line(shapes: np.ndarray, tmp_path: Path):
@@ -129,7 +161,6 @@ def test_what_one_process_complains_of_is_said_once(shapes: np.ndarray, tmp_path
 
 def test_an_unforeseen_failure_of_one_process_is_said_with_its_traceback(shapes: np.ndarray, tmp_path: Path):
     folder = project(tmp_path / "two", shapes, processes=2)
-    (folder / "data/prepare/dataset.json").write_text("{}")
     (folder / "sitecustomize.py").write_text(
         "import os, glann.glo\n"
         "def broken(*_):\n"

@@ -11,14 +11,15 @@ from ruamel.yaml import YAML
 from glann.config import STAGES, Params
 from glann.presets import params_yaml, preset
 
+FRAME = ("frame", "running", "dvc")  # modules beside the scripts of the stages, which all of them use
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
 
 
 def modules_reached(stage: str) -> set[str]:
-    script = ast.parse((ROOT / "stages" / f"{stage}.py").read_text())
     imported = {
         node.module
-        for node in ast.walk(script)
+        for name in (stage, *FRAME)
+        for node in ast.walk(ast.parse((ROOT / "stages" / f"{name}.py").read_text()))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("glann")
     }
     graph = grimp.build_graph("glann")
@@ -36,6 +37,7 @@ def test_each_stage_has_its_name_in_five_places():
     assert tuple(DVC["stages"]) == STAGES
     for stage, entry in DVC["stages"].items():
         assert entry["cmd"] == f"python -m stages.{stage}"
+        assert {f"stages/{name}.py" for name in (stage, *FRAME)} <= {*entry["deps"]}
         assert (ROOT / "stages" / f"{stage}.py").is_file() and (ROOT / "glann" / f"{stage}.py").is_file()
         assert stage in entry["params"] and stage in Params.model_fields
         outs = [path for out in entry["outs"] for path in ([out] if isinstance(out, str) else out)]

@@ -11,6 +11,7 @@ from PIL import Image
 from preparing import config, greys, run, stop
 
 from glann.avatars import draw_avatar
+from glann.decoding import MOST_PIXELS, decode_row
 from glann.streams import stream_seed
 
 
@@ -52,7 +53,77 @@ def test_a_row_outside_0_to_1_is_a_bad_image(tmp_path):
 
 def test_floats_from_0_to_255_stop_with_the_range_found(tmp_path):
     np.save(tmp_path / "in.npy", np.linspace(0, 255, 5 * 256).reshape(5, 16, 16))
-    assert "outside 0 to 1" in stop(config("npy", tmp_path / "in.npy"), tmp_path / "out")
+    line = stop(config("npy", tmp_path / "in.npy"), tmp_path / "out")
+    assert line.startswith("prepare.path: ")
+    assert "in.npy has values from 0 to 255; expected uint8, or float from 0 to 1: save array / 255" in line
+
+
+def from_to(low, high, dtype=np.float64):
+    """Make 20 images, each with all values from low to high in an order of its own."""
+    values = np.random.default_rng(0).permuted(np.linspace([low] * 20, [high] * 20, 256, axis=1), axis=1)
+    return values.reshape(20, 16, 16).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("array", "says", "to_unit"),
+    [
+        (from_to(-1, 1), "values from -1 to 1;", lambda a: (a + 1) / 2),
+        (from_to(0, 255, np.float32), "values from 0 to 255;", lambda a: a / 255),
+        (from_to(0, 65535), "values from 0 to 65535;", lambda a: a / 65535),
+        (from_to(0, 1.005), "values from 0 to 1.005;", lambda a: np.clip(a, 0, 1)),
+        (from_to(-3, 4), "values from -3 to 4;", lambda a: (a - a.min()) / (a.max() - a.min())),
+        (from_to(0, 255, np.int64), "is int64;", lambda a: a.astype("uint8")),
+        (from_to(0, 1, bool), "is bool;", lambda a: a.astype("float32")),
+    ],
+)
+def test_arrays_in_other_units_stop_with_the_way_to_0_to_1_which_works(tmp_path, array, says, to_unit):
+    np.save(tmp_path / "in.npy", array)
+    line = stop(config("npy", tmp_path / "in.npy", max_bad_fraction=0), tmp_path / "out")
+    assert says in line
+    expression = line.split(": save ")[1]
+    told = eval(expression, {"array": array, "numpy": np})
+    assert (told == to_unit(array)).all()
+    assert "max_bad_fraction" not in line
+    np.save(tmp_path / "in.npy", told)
+    assert run(config("npy", tmp_path / "in.npy", max_bad_fraction=0), tmp_path / "out")[2]["bad"] == 0
+
+
+def test_an_array_of_nan_is_said_to_be_one(tmp_path):
+    np.save(tmp_path / "in.npy", np.full((9, 16, 16), np.nan))
+    line = stop(config("npy", tmp_path / "in.npy"), tmp_path / "out")
+    assert "has NaN or infinite values; expected" in line
+    assert "numpy.nan_to_num(array)" in line
+
+
+def test_some_rows_outside_leave_both_ways_open(tmp_path):
+    array = np.full((40, 16, 16), 0.5)
+    array[::5, 0, 0] = -0.7
+    np.save(tmp_path / "in.npy", array)
+    line = stop(config("npy", tmp_path / "in.npy"), tmp_path / "out")
+    assert line.startswith("prepare.max_bad_fraction: 8 of 40 images cannot be used")
+    assert "remove or repair them, or save (array + 1) / 2 if the whole array is like this" in line
+    assert line.endswith("or raise prepare.max_bad_fraction to 0.2")
+
+
+def sparse(path, shape, dtype="u1"):
+    """Write an array of zeros that takes no room on the disk."""
+    np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape).flush()
+
+
+def test_images_of_an_array_have_the_limit_of_files(tmp_path):
+    for shape in [(3, 20_000, 20_000), (3, 2**21, 1)]:
+        sparse(tmp_path / "in.npy", shape)
+        line = stop(config("npy", tmp_path / "in.npy"), tmp_path / "out")
+        assert f"has images of {shape[1]} x {shape[2]} pixels; at most 89,478,485 pixels" in line
+    assert Image.MAX_IMAGE_PIXELS == MOST_PIXELS
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
+def test_floats_become_bytes_by_rounding_in_double_precision(tmp_path, dtype):
+    row = np.random.default_rng(0).random((1100, 1000)).astype(dtype)  # more than one block
+    expected = np.rint(row.astype(np.float64) * 255).astype(np.uint8)
+    for same in (row, np.asfortranarray(row), row[:, ::-1][:, ::-1]):
+        assert (np.asarray(decode_row(same, config("npy"))) == expected).all()
 
 
 @pytest.mark.parametrize(
@@ -60,9 +131,11 @@ def test_floats_from_0_to_255_stop_with_the_range_found(tmp_path):
     [
         (np.zeros((9, 16, 16), np.int64), "is int64; expected uint8"),
         (np.zeros((9, 3, 16, 16), np.uint8), "shape [9, 3, 16, 16]; expected [n, h, w]"),
+        (np.zeros((9, 3, 16, 16), np.uint8), "c = 1, 3 or 4; save numpy.moveaxis(array, 1, -1)"),
+        (np.zeros((9, 16, 16, 7), np.uint8), "expected [n, h, w] or [n, h, w, c] with c = 1, 3 or 4"),
         (np.zeros((9, 16), np.uint8), "shape [9, 16]"),
         (np.zeros((9, 0, 16), np.uint8), "shape [9, 0, 16]"),
-        (np.array([{"a": 1}] * 9), "not an .npy array"),
+        (np.array([{"a": 1}] * 9), "write one with numpy.save"),
         (np.zeros((0, 16, 16), np.uint8), "prepare.holdout"),
     ],
 )

@@ -1,11 +1,24 @@
+import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from glann.errors import GlannError
-from glann.storage import load_json, load_npy, load_tensors, replacing, save_json, save_npy, save_tensors
+from glann.config import STAGES
+from glann.errors import FOR_LESS_MEMORY, DamagedFileError, GlannError, in_one_line
+from glann.storage import (
+    all_or_none,
+    check_writable,
+    load_json,
+    load_npy,
+    load_tensors,
+    replacing,
+    save_json,
+    save_npy,
+    save_tensors,
+)
 from glann.streams import noise_rows, stream, stream_seed
 
 
@@ -71,3 +84,76 @@ def test_damaged_files_are_named_in_one_line(content: bytes, tmp_path: Path):
         with pytest.raises(GlannError) as error:
             load(tmp_path / name)
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("load", [load_npy, load_tensors, load_json])
+def test_a_file_that_a_stage_should_have_made_is_made_by_dvc_repro(
+    load: Callable[[str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("data/glo/folder").mkdir(parents=True)
+    Path("data/glo/damaged").write_text("hello")
+    Path("damaged").write_text("hello")
+    for path in ("data/glo/missing", "data/glo/folder"):
+        with pytest.raises(GlannError, match=f"^{path}: .*; run: dvc repro$"):
+            load(path)
+    with pytest.raises(DamagedFileError):  # what heals it is for the stage to say, which knows DVC's cache
+        load("data/glo/damaged")
+    for path in ("missing", "data/raw/missing", "damaged", "data"):  # what users brought they bring again
+        with pytest.raises(GlannError) as error:
+            load(path)
+        assert "dvc repro" not in str(error.value)
+
+
+def test_errors_of_writing_name_the_file_and_not_its_temporary_name(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for path in (Path("/proc/x"), tmp_path / "file" / "x"):
+        for save, value in (
+            (save_json, 1),
+            (save_npy, np.ones(2)),
+            (save_tensors, {"x": torch.ones(2)}),
+        ):
+            with pytest.raises(GlannError) as error:
+                save(path.with_suffix(".safetensors"), value)
+            message = str(error.value)
+            assert message.startswith(f"{path}.safetensors: could not be written (")
+            assert "/." not in message and "\n" not in message
+        with pytest.raises(GlannError, match=rf"^{path}: could not be written"):
+            check_writable(path)
+    with pytest.raises(GlannError, match="a folder; name a file"):
+        check_writable(tmp_path)
+    check_writable(tmp_path / "new" / "a.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_errors_inside_a_folder_that_appears_as_a_whole_name_where_it_will_be(tmp_path: Path):
+    with pytest.raises(GlannError) as error, all_or_none(tmp_path / "glo") as inside:
+        (inside / "none" / "a.txt").open("w")
+    assert str(error.value) == f"{tmp_path}/glo/none/a.txt: could not be written (No such file or directory)"
+    with pytest.raises(FileNotFoundError) as other, all_or_none(tmp_path / "glo"):
+        (tmp_path / "elsewhere").read_text()
+    assert other.value.filename == str(tmp_path / "elsewhere")
+    assert not list((tmp_path / "glo").iterdir())
+
+
+def test_where_memory_runs_out_the_advice_is_the_stages_own():
+    assert set(FOR_LESS_MEMORY) == {*STAGES, None}
+    for error in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("Error in faiss: cudaMalloc error out of memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ):
+        for stage in STAGES:
+            line = in_one_line(error, stage)
+            assert line.startswith("memory ran out; ") and f"{stage}." in line
+            assert not any(f"{other}." in line for other in STAGES if other not in (stage, "prepare"))
+        assert in_one_line(error).startswith("memory ran out; draw fewer images")
+    assert in_one_line(RuntimeError("shapes differ")) is None
+
+
+def test_a_message_is_one_line_of_bounded_length_that_leaves_the_terminal_alone():
+    line = in_one_line(GlannError(f"a\nb\x1b[31m\x00 {'x' * 10_000} what to do"))
+    assert line.startswith("a b\\x1b[31m\\x00 xxx") and line.endswith("x what to do")
+    assert len(line) < 1100 and line.isprintable()

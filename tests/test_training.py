@@ -240,13 +240,25 @@ def test_an_infinite_loss_names_the_place_and_the_checkpoint(
         train_glo(shapes, config, 0, run, Checkpoints(tmp_path, "glo", "test", minutes=60))
     checkpoints = Checkpoints(tmp_path, "imle", "test", minutes=0)
     checkpoints.save({}, {})
-    course = TrainingRun("imle", 3, 2, checkpoints)
-    with pytest.raises(GlannError, match=f"loss is inf; the last good checkpoint is {checkpoints.path}; low"):
+    course = TrainingRun("imle", 3, Shard(8, 4), checkpoints, "do something")
+    with pytest.raises(
+        GlannError, match=f"loss is inf; the last good checkpoint is {checkpoints.path}; do something"
+    ):
         course.add(torch.tensor(math.inf), 2)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_advised_for_a_loss_that_goes_wrong_fits_the_run(precision: str, shapes: np.ndarray):
+    config = Glo(**TINY).model_copy(update={"decoder_lr": 1e38})
+    with pytest.raises(GlannError, match=r"lower glo\.latent_lr and glo\.decoder_lr, clip") as error:
+        train_glo(shapes, config, 0, execution(Compute(device="cpu", precision=precision, threads=1)))
+    assert ("compute.precision" in str(error.value)) == (precision == "bfloat16")
+
+
 def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
-    course = TrainingRun("glo", 1, 1, Checkpoints(tmp_path, "glo", "test", minutes=0))
+    course = TrainingRun(
+        "glo", 1, Shard(4, 4), Checkpoints(tmp_path, "glo", "test", minutes=0), "do something"
+    )
     network = nn.Linear(2, 2)
     course.save(network, {})
     nn.init.constant_(network.bias, math.inf)
@@ -257,7 +269,7 @@ def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path
 
 def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
-    course = TrainingRun("glo", 9, 1, checkpoints)
+    course = TrainingRun("glo", 9, Shard(4, 4), checkpoints, "do something")
     network = nn.Linear(2, 2)
     with pytest.raises(
         GlannError, match=r"glo: epoch 5: the loss has been more than 10 times its best \(1\)"
@@ -265,17 +277,17 @@ def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: 
         for loss in (2.0, 1.0, 30.0, 40.0, 50.0, 60.0):
             course.add(torch.tensor(loss), 4)
             course.save(network, {"loss": torch.tensor(loss)})
-            course.end_epoch(4)
+            course.end_epoch()
     saved = checkpoints.load()
     assert saved and saved[0]["loss"] == 1 and len(course.history) == 5
 
 
 def test_a_loss_that_jumps_and_comes_back_goes_on():
-    course = TrainingRun("glo", 9, 1, None)
+    course = TrainingRun("glo", 9, Shard(4, 4), None, "do something")
     # Near zero a loss may well be ten times its best; after a jump it may take an epoch to come back.
     for loss in (2.0, 0.001, 0.02, 0.03, 0.02, 0.05, 30.0, 40.0, 0.01):
         course.add(torch.tensor(loss), 4)
-        course.end_epoch(4)
+        course.end_epoch()
     assert [entry["epoch"] for entry in course.history] == [*range(1, 10)]
 
 
@@ -290,7 +302,7 @@ def test_the_first_latents_do_not_depend_on_the_number_of_cores(shapes: np.ndarr
 
 
 def test_a_gpu_that_is_not_there_is_said_in_one_line():
-    with pytest.raises(GlannError, match=r"compute\.device: cuda:99, but torch sees \d+ GPUs"):
+    with pytest.raises(GlannError, match=r"compute\.device: cuda:99, but torch sees (no GPU|cuda:0)"):
         execution(Compute(device="cuda:99"))
 
 
@@ -314,3 +326,12 @@ def test_two_equal_constant_images_are_trained_on(kind: str, run: Execution):
     config = Glo(**(TINY | {"decoder": {"kind": kind, "width": 8}, "batch_size": 1}))
     result = train_glo(np.full((2, 32, 32, 1), 128, np.uint8), config, 0, run)
     assert result.latents.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["l1", "laplacian", "perceptual"])
+def test_where_memory_is_short_only_what_lowers_it_is_advised(kind: str, run: Execution):
+    images = np.broadcast_to(np.zeros((1, 64, 64, 3), np.uint8), (10_000_000, 64, 64, 3))
+    config = Glo(batch_size=5_000_000, loss={"kind": kind})
+    with pytest.raises(GlannError, match=r"lower glo\.batch_size \(5000000\), glo\.decoder\.width") as error:
+        train_glo(images, config, 0, run)
+    assert ("glo.loss.crop" in str(error.value)) == (kind == "perceptual")

@@ -1,0 +1,16 @@
+"""`python -m glann` and `glann`: an interruption is one line even while the command line is imported."""
+
+from glann.errors import one_line_errors
+from glann.stopping import end_in_order
+
+
+def main() -> None:
+    """Run the command line."""
+    with one_line_errors(), end_in_order():
+        from glann.cli import run  # noqa: PLC0415
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

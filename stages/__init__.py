@@ -1,0 +1,1 @@
+"""One script per stage of dvc.yaml, `python -m stages.<stage>`."""

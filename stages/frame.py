@@ -1,0 +1,27 @@
+"""What stands around the work of every stage: its errors become one line, and signals end it in order."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from glann.code import AT_START  # noqa: F401 (before anything else of the package: see there)
+from glann.console import STDOUT
+from glann.errors import one_line_errors
+from glann.stopping import end_in_order
+
+if TYPE_CHECKING:
+    from stages.running import Stage
+
+
+@contextmanager
+def stage(name: str) -> Iterator["Stage"]:
+    """Run a stage's work within.
+
+    What takes time to import is imported inside, so that a signal, and the end of DVC, are seen meanwhile.
+    """
+    with one_line_errors(name), end_in_order():
+        from stages.running import Stage, in_words
+
+        with in_words(name):
+            yield Stage(name)
+            STDOUT.flush()

@@ -1,0 +1,166 @@
+"""A stage at work, so that DVC records what was really done.
+
+DVC notes settings, code and inputs as they are when a stage has ended, and takes the outputs that lie there
+then. So a stage compares both ends of its work: its results appear only if all that DVC notes is still what
+the stage began with, and only if the process of DVC that waits for them is still there.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from glann.code import AT_START, changed, digests
+from glann.config import Params, load_params
+from glann.errors import DamagedFileError, GlannError, in_one_line
+from glann.stopping import Stopped
+from glann.yaml_file import read_yaml
+from stages.dvc import check_place, end_without, healing, is_there, project_folder, waiting_process
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+CODE = AT_START | digests(Path(__file__).parent)
+
+
+@contextmanager
+def in_words(name: str) -> Iterator[None]:
+    """Turn what people can do something about into a `GlannError` that says it, also of a damaged file."""
+    try:
+        yield
+    except DamagedFileError as error:
+        raise GlannError(f"{error}{healing(error.path)}") from None
+    except Exception as error:
+        if isinstance(error, GlannError) or (text := in_one_line(error, name)) is None:
+            raise
+        raise GlannError(text) from error
+
+
+class Stage:
+    """A stage at work.
+
+    Attributes
+    ----------
+    name
+        As in dvc.yaml.
+    params
+        All of params.yaml, with paths that hold in an experiment's temporary workspace too.
+    checkpoints
+        The folder of checkpoints; it outlives such a workspace.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._dvc = waiting_process(name)
+        if self._dvc and "LOCAL_RANK" not in os.environ:  # processes that this stage starts, it ends itself
+            end_without(self._dvc)
+        check_place(name)
+        pipeline = read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else {}
+        entry = pipeline.get("stages", {}).get(name, {})
+        self._sections = entry.get("params", ["seed", name])
+        self._inputs = [dep for dep in entry.get("deps", []) if dep.startswith("data/")]
+        self._before = self._noted()
+        project = project_folder()
+        self.params = _located(load_params(), project)
+        self.checkpoints = project / ".checkpoints"
+
+    def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
+        """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].
+
+        Raises
+        ------
+        GlannError
+            If it is missing or, where `check` asks for that, is not what dataset.json says.
+        """
+        from glann.storage import check_rows, load_json, load_npy
+
+        path = f"data/prepare/{name}.npy"
+        array = load_npy(path, mmap=True)
+        if check:
+            try:
+                digest = load_json("data/prepare/dataset.json")["sha256"][f"{name}.npy"]
+            except (KeyError, TypeError):
+                raise GlannError(
+                    f"data/prepare/dataset.json: no sha256 of {name}.npy; run: dvc repro"
+                ) from None
+            check_rows(path, array, digest)
+        return array
+
+    def launch(self, work: Callable[[], None]) -> None:
+        """Call `work`, as `glann.processes.launch` does; a signal lets it stop where it can go on from."""
+        from glann.processes import launch
+        from glann.stopping import stop_signals
+
+        with stop_signals():
+            launch(in_words(self.name)(work), self.params.compute)
+
+    @contextmanager
+    def outputs(self) -> Iterator[Path]:
+        """Yield a folder for the results; all take their places in ``data/<stage>`` at the end, or none does.
+
+        Raises
+        ------
+        Stopped
+            If DVC has ended: another run may have begun.
+        GlannError
+            If settings, code or inputs have changed since the stage began.
+        """
+        from glann.storage import all_or_none
+
+        with all_or_none(Path("data") / self.name, self._check) as folder:
+            yield folder
+
+    def _check(self) -> None:
+        if self._dvc and not is_there(self._dvc):
+            raise Stopped(f"{self.name}: DVC has ended, so nothing was written; run: dvc repro")
+        what = [os.path.relpath(path) for path in changed(CODE)] + _differences(self._before, self._noted())
+        if what:
+            raise GlannError(
+                f"{self.name}: {', '.join(what)} changed while it ran, and DVC would record that as used; "
+                "nothing was written: run dvc repro for the new state, or undo the change and run it"
+            )
+
+    def _noted(self) -> dict[str, Any]:
+        """Return what DVC notes beside the code: settings, and size and time of each input."""
+        values = read_yaml("params.yaml")
+        settings = {key: values.get(key) for key in self._sections} if isinstance(values, dict) else {}
+        found = {name: Path(name).stat() for name in self._inputs if Path(name).exists()}
+        return settings | {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
+
+
+def _differences(before: Any, after: Any, path: str = "") -> list[str]:
+    """Return the paths of all keys, joined by dots, at which two trees of dictionaries differ."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return [] if before == after else [path]
+    return [
+        name
+        for key in dict.fromkeys([*before, *after])
+        for name in _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+    ]
+
+
+def _located(params: Params, project: Path) -> Params:
+    """Replace paths to what the temporary workspace of an experiment lacks and the project has."""
+
+    def located(path: str | None) -> str | None:
+        if path is None or _has_files(Path(path)) or not _has_files(project / path):
+            return path
+        return str(project / path)
+
+    loss = params.glo.loss.model_copy(update={"weights": located(params.glo.loss.weights)})
+    return params.model_copy(
+        update={
+            "prepare": params.prepare.model_copy(update={"path": located(params.prepare.path)}),
+            "glo": params.glo.model_copy(update={"loss": loss}),
+            "evaluate": params.evaluate.model_copy(update={"weights": located(params.evaluate.weights)}),
+        }
+    )
+
+
+def _has_files(path: Path) -> bool:
+    """Return whether this is a file, or a folder with anything but hidden files."""
+    return path.is_file() or (
+        path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+    )
