@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from glann.complaints import one_line
 from glann.errors import GlannError
+from glann.indexes import parse_index
 from glann.yaml_file import read_yaml
 
 STAGES = ("prepare", "glo", "imle", "sample", "evaluate")
@@ -194,9 +195,8 @@ class Imle(Section):
     mapping: Mapping = Mapping()
     candidates: float = Field(2, gt=0, le=1000)
     """noise draws per latent in each epoch's search (the paper: 2)"""
-    index: str = Field("Flat", min_length=1)
-    """Faiss index factory string, search settings behind a semicolon: Flat is exact; for millions
-    e.g. IVF4096,Flat;nprobe=8"""
+    index: str = "Flat"
+    """Faiss index string: Flat is exact; for millions e.g. IVF4096,Flat;nprobe=8; docs/imle.md lists all"""
     refresh: int = Field(1, ge=1, le=LARGEST)
     """epochs between two searches for the nearest candidates (the paper: 1)"""
     epochs: int = Field(60, ge=1, le=LARGEST)
@@ -217,6 +217,11 @@ class Imle(Section):
     """share of matched pairs' residuals that samples nearby get, for variety; 0: none (the paper)"""
     parameter_groups: list[ParameterGroup] = []
     """settings by layer, as in glo"""
+
+    @model_validator(mode="after")
+    def _known_index(self) -> Self:
+        parse_index(self.index)
+        return self
 
 
 class Sample(Section):

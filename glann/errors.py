@@ -72,7 +72,7 @@ def in_one_line(error: Exception, stage: str | None = None) -> str | None:
     """
     if isinstance(error, GlannError):
         return _printable(str(error))
-    if _out_of_memory(error):
+    if memory_ran_out(error):
         why = str(error)[:150]
         return _printable(f"memory ran out; {FOR_LESS_MEMORY[stage]}{f' ({why})' if why else ''}")
     if isinstance(error, OSError):
@@ -89,7 +89,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def memory_ran_out(error: Exception) -> bool:
+    """Say whether an error means that there was no memory left, of the machine or of a GPU."""
     # torch is imported late, and so are its classes. Faiss and CUDA's libraries raise RuntimeError.
     return (
         isinstance(error, MemoryError)

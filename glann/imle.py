@@ -15,12 +15,14 @@ from glann.compute import Execution
 from glann.config import Imle
 from glann.decoders import initialize
 from glann.errors import DamagedFileError, GlannError
-from glann.mapping import MappingArchitecture, MappingNetwork, moments
+from glann.indexes import SearchIndex
+from glann.mapping import ROWS_IN_FLOAT64, MappingArchitecture, MappingNetwork, moments
 from glann.memory import check_memory
-from glann.neighbors import nearest_in_blocks
+from glann.neighbors import checked_index, nearest_in_blocks
 from glann.processes import all_rows, data_parallel, rank, ranks, rows_at_first, total
 from glann.progress import progress
 from glann.shards import Shard
+from glann.stopping import unless_stopped
 from glann.storage import file_digest, load_npy
 from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
@@ -51,7 +53,7 @@ class ImleResult:
     history: list[dict[str, float]]
 
 
-def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
+def fit_imle(
     latents: Tensor,
     config: Imle,
     seed: int,
@@ -82,14 +84,15 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     Raises
     ------
     GlannError
-        If there are fewer than 2 latents, one is not finite, Faiss refuses the index, or the loss stops
-        being finite.
+        If there are fewer than 2 latents, one is not finite, the index cannot be built for them, memory will
+        not suffice, or the loss stops being finite.
     """
     n, d = latents.shape
     if n < 2 or not latents.isfinite().all():
         raise GlannError("latents: imle needs 2 or more rows of finite numbers")
     count = max(2, round(config.candidates * n))
-    _check_memory(n, d, count, config, execution)
+    index = checked_index(config.index, count, d)
+    _check_memory(n, d, count, config, index, execution)
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(seed, "imle", "mapping"))
@@ -139,14 +142,7 @@ def fit_imle(  # noqa: PLR0915 (the algorithm is read in one piece)
     run.save(mapping, state(), finished=True)
     trained = average.module
     assert isinstance(trained, MappingNetwork)
-    fresh = NoiseDraws(CANDIDATES_AT_ONCE, config.noise_dim, seed, config.epochs, execution.device)
-    noise = next(fresh.blocks())
-    _recompute_batch_norm(trained, noise[:count], config.batch_size, seed)
-    if config.correct_moments:
-        wanted_moments = moments(mapping.to_unit(latents.to(execution.device)))
-        trained.correct_moments(map_candidates(trained, noise, execution), *wanted_moments)
-    if config.residuals > 0:
-        _keep_residuals(trained, latents, noise[:count], config.residuals, seed, execution)
+    _calibrate(trained, latents, config, count, seed, execution)
     return ImleResult(trained.eval(), run.history)
 
 
@@ -173,13 +169,19 @@ def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
     return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
 
 
-def _check_memory(n: int, d: int, count: int, config: Imle, execution: Execution) -> None:
-    candidates = min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
-    if config.index != "Flat":  # for other indexes: block by block, joined, and in the index
-        candidates = 3 * count * d
-    needed = 4 * (n * (d + 2 * config.noise_dim) + candidates)
+def _check_memory(n: int, d: int, count: int, config: Imle, index: SearchIndex, execution: Execution) -> None:
+    held = 4 * n * (d + 2 * config.noise_dim)
+    candidates = 4 * min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
+    if config.index != "Flat":  # block by block, joined, and in the index, with two numbers for each link
+        candidates = 4 * count * (3 * d + 2 * index.links)
     knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
-    check_memory("imle", needed, execution, f"{knobs} or the number of latents ({n})")
+    check_memory("imle", held + candidates, execution, f"{knobs} or the number of latents ({n})")
+    samples = (
+        4 * CANDIDATES_AT_ONCE * (d + config.noise_dim) * (config.correct_moments or config.residuals > 0)
+    )
+    moments_of_them = 8 * (8 * d**2 + 4 * ROWS_IN_FLOAT64 * d) * config.correct_moments
+    knobs = f"glo.latent_dim ({d}) or set imle.correct_moments to false"
+    check_memory("imle", held + samples + moments_of_them, execution, knobs)
 
 
 @dataclass(frozen=True)
@@ -241,11 +243,31 @@ def map_candidates(mapping: MappingNetwork, noise: Tensor, execution: Execution)
     return all_rows(mapped)
 
 
+def _calibrate(
+    mapping: MappingNetwork, latents: Tensor, config: Imle, count: int, seed: int, execution: Execution
+) -> None:
+    """Give the finished mapping what is measured, not learnt: statistics, moments, residuals.
+
+    The checkpoint of the finished run is there already, so a run that is stopped here begins here again.
+    """
+    fresh = NoiseDraws(CANDIDATES_AT_ONCE, config.noise_dim, seed, config.epochs, execution.device)
+    noise = next(fresh.blocks())
+    _recompute_batch_norm(mapping, noise[:count], config.batch_size, seed)
+    if config.correct_moments:
+        blocks = (
+            mapping.to_unit(rows.to(execution.device))
+            for rows in unless_stopped(latents.split(ROWS_IN_FLOAT64))
+        )
+        mapping.correct_moments(map_candidates(mapping, noise, execution), *moments(blocks))
+    if config.residuals > 0:
+        _keep_residuals(mapping, latents, noise[:count], config.residuals, seed, execution)
+
+
 def _recompute_batch_norm(mapping: MappingNetwork, noise: Tensor, batch_size: int, seed: int) -> None:
-    """Measure batch-norm statistics anew: those kept in training belong to other weights than the average."""
+    """Measure batch-norm statistics again: those of training belong to other weights than the average."""
     shard = Shard(len(noise), batch_size, rank(), ranks())
-    batches = shard.batches(seed, "imle", "batch_norm")
-    update_bn((noise[shard.start + rows] for rows, _ in batches), mapping)
+    batches = (rows for rows, _ in shard.batches(seed, "imle", "batch_norm"))
+    update_bn((noise[shard.start + rows] for rows in unless_stopped(batches)), mapping.network)
 
 
 def _keep_residuals(
@@ -256,8 +278,12 @@ def _keep_residuals(
     some = torch.randperm(len(latents), generator=draws)[:RESIDUALS].to(latents.device)
     wanted = mapping.to_unit(latents[some].to(execution.device, torch.float32))
     candidates = map_candidates(mapping, noise, execution)
-    _, rows = nearest_in_blocks(wanted, [candidates], precision=execution.precision)
-    mapping.keep_residuals(candidates[rows], wanted, share, draws)
+    with progress("imle, residuals", len(wanted), "latents") as advance:
+        rows = [
+            nearest_in_blocks(part, [candidates], precision=execution.precision)[1]
+            for part in unless_stopped(wanted.split(MAPPED_AT_ONCE), advance)
+        ]
+    mapping.keep_residuals(candidates[torch.cat(rows)], wanted, share, draws)
 
 
 def load_latents(path: str | Path, sha256: str = "") -> Tensor:

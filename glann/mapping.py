@@ -1,5 +1,6 @@
 """Mapping networks T: noise float [b, e] to latents float [b, d]."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -9,9 +10,12 @@ from torch import Tensor, nn
 
 from glann.batch_norm import BatchNorm
 from glann.config import MOST_DIMENSIONS, Mapping, Section
+from glann.progress import progress
+from glann.stopping import unless_stopped
 from glann.storage import load_network, save_tensors
 
 MOMENT_ROUNDS = 8
+ROWS_IN_FLOAT64 = 4096  # at once
 NEIGHBOURS = 3  # pairs near an anchor, of which one lends it its residual
 ROWS_AT_ONCE = 1024  # compared with all anchors
 
@@ -92,16 +96,25 @@ class MappingNetwork(nn.Module):
     def correct_moments(self, projected: Tensor, mean: Tensor, covariance: Tensor) -> None:
         """Find the affine map that gives projected outputs [m, d] a mean [d] and covariance [d, d].
 
-        It is the optimal transport between the two Gaussians (Peyré & Cuturi, arXiv:1803.00567, eq. 2.41),
-        found again, a few times, for what projecting its result onto the sphere leaves over.
+        It is the optimal transport between the two Gaussians (Peyré & Cuturi, arXiv:1803.00567, eq. 2.41). On
+        the sphere it is found again, a few times, for what projecting its result leaves over.
+
+        Raises
+        ------
+        Stopped
+            If a signal asked for it.
         """
         matrix = torch.eye(len(mean), dtype=torch.float64, device=mean.device)
         offset = torch.zeros_like(mean)
-        for _ in range(MOMENT_ROUNDS):
-            reached, spread = moments(self.project(projected.double() @ matrix + offset))
-            root, inverse = _power(spread, 0.5), _power(spread, -0.5)
-            transport = inverse @ _power(root @ covariance @ root, 0.5) @ inverse
-            matrix, offset = matrix @ transport, (offset - reached) @ transport + mean
+        rounds = MOMENT_ROUNDS if self.on_sphere else 1
+        with progress("imle, moments", rounds * len(projected), "samples") as advance:
+            for _ in range(rounds):
+                blocks = unless_stopped(projected.split(ROWS_IN_FLOAT64), advance)
+                reached, spread = moments(self.project(rows.double() @ matrix + offset) for rows in blocks)
+                root, inverse = _powers(spread, 0.5, -0.5)
+                (middle,) = _powers(root @ covariance @ root, 0.5)
+                transport = inverse @ middle @ inverse
+                matrix, offset = matrix @ transport, (offset - reached) @ transport + mean
         self.matrix.copy_(matrix)
         self.offset.copy_(offset)
 
@@ -171,17 +184,28 @@ class MappingNetwork(nn.Module):
         return load_network(path, lambda config: cls(MappingArchitecture.model_validate(config))).eval()
 
 
-def moments(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean [d] and covariance [d, d] of rows [m, d], in float64."""
-    rows = rows.double()
-    mean = rows.mean(dim=0)
-    return mean, (rows - mean).T @ (rows - mean) / len(rows)
+def moments(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return mean [d] and covariance [d, d], in float64, of rows that come in blocks [b, d]."""
+    count = 0
+    center = total = products = torch.zeros(())
+    for block in blocks:
+        rows = block.double()
+        if not count:  # sums of squares about a point nearby lose no digits
+            center = rows.mean(dim=0)
+            total, products = torch.zeros_like(center), center.new_zeros(len(center), len(center))
+        rows = rows - center
+        total += rows.sum(dim=0)
+        products.addmm_(rows.T, rows)
+        count += len(rows)
+    rest = total / count
+    return center + rest, products / count - torch.outer(rest, rest)
 
 
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """Return a power of a symmetric matrix; directions without spread count as those of the least spread."""
+def _powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
+    """Return powers of a symmetric matrix; directions without spread count as those of the least spread."""
     values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(max(1e-6 * values[-1].item(), 1e-12)) ** exponent @ vectors.T
+    values = values.clamp_min(max(1e-6 * values[-1].item(), 1e-12))
+    return [vectors * values**exponent @ vectors.T for exponent in exponents]
 
 
 def _mlp(noise_dim: int, latent_dim: int, width: int, depth: int) -> nn.Sequential:

@@ -1,18 +1,18 @@
 """Nearest database rows by Faiss, on the GPU where the tensors are and Faiss sees one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from glann.errors import GlannError
+from glann.errors import GlannError, memory_ran_out
+from glann.indexes import SearchIndex, parse_index
 from glann.scan import nearest_row
 
-TRAINING_ROWS = (
-    64  # per list of an inverted file; Faiss's 256 take four times as long and find no nearer rows
-)
+NUMBERS_AT_ONCE = 2**24  # compared one by one; 64 MiB
 QUERIES_AT_ONCE = 65_536  # in a scan, which takes some kB for each
 
 
@@ -74,27 +74,47 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
     Returns
     -------
     tuple
-        Squared L2 distances float32 [q, k], ascending, and row numbers int64 [q, k].
+        Squared L2 distances float32 [q, k], ascending, and row numbers int64 [q, k]. An approximate index
+        chooses the rows; the distances are those of the rows themselves.
 
     Raises
     ------
     GlannError
-        If Faiss does not know the index string, or the index needs more rows than there are.
+        If the index string is not known, the index cannot be built for this database, or memory runs out.
     """
     faiss = _faiss()
-    on_gpu = queries.is_cuda and faiss.get_num_gpus() > 0
-    queries, database = queries.detach().contiguous(), database.detach().contiguous()
-    if queries.is_cuda and not on_gpu:  # a Faiss without GPU support: search on the CPU
-        distances, rows = nearest(queries.cpu(), database.cpu(), k, index)
-        return distances.to(queries.device), rows.to(queries.device)
     faiss.omp_set_num_threads(torch.get_num_threads())
-    if index == "Flat" and on_gpu:
-        resources = _gpu_resources(queries.get_device())
-        return faiss.knn_gpu(resources, queries, database, k, device=queries.get_device())
-    if index == "Flat":
-        found = faiss.knn(queries.numpy(), database.numpy(), k)
-        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
-    return _by_index(queries, database, k, index, on_gpu)
+    queries, database = queries.detach().contiguous(), database.detach().contiguous()
+    if index != "Flat":
+        searcher = checked_index(index, len(database), database.shape[1])
+        return _by_index(queries, database, k, searcher)
+    if not _on_gpu(queries):
+        found = faiss.knn(queries.cpu().numpy(), database.cpu().numpy(), k)
+        distances, rows = (torch.from_numpy(part) for part in found)
+        return distances.to(queries.device), rows.to(queries.device)
+    resources = _gpu_resources(queries.get_device())
+    return faiss.knn_gpu(resources, queries, database, k, device=queries.get_device())
+
+
+def checked_index(index: str, rows: int, dim: int) -> SearchIndex:
+    """Read an index string and check that it can be built for so many rows of `dim` numbers.
+
+    Raises
+    ------
+    GlannError
+        Saying what to change.
+    """
+    try:
+        parsed = parse_index(index)
+    except ValueError as error:
+        raise GlannError(f"imle.{error}") from None
+    parsed.check(rows, dim)
+    return parsed
+
+
+def _on_gpu(rows: Tensor) -> bool:
+    """Say whether Faiss can search where the rows are; one without GPU support searches on the CPU."""
+    return rows.is_cuda and _faiss().get_num_gpus() > 0
 
 
 @cache
@@ -115,29 +135,58 @@ def _gpu_resources(device: int) -> Any:
     return _faiss().StandardGpuResources()
 
 
-def _by_index(queries: Tensor, database: Tensor, k: int, index: str, on_gpu: bool) -> tuple[Tensor, Tensor]:
+def _by_index(queries: Tensor, database: Tensor, k: int, index: SearchIndex) -> tuple[Tensor, Tensor]:
     faiss = _faiss()
-    factory, _, settings = index.partition(";")
-    try:
-        searcher = faiss.index_factory(database.shape[1], factory.strip())
-        if ivf := faiss.try_extract_index_ivf(searcher):
-            ivf.cp.max_points_per_centroid = TRAINING_ROWS
+    on_gpu = _on_gpu(queries) and index.has_gpu_version
+    asked, held = (queries, database) if on_gpu else (queries.cpu(), database.cpu())
+    with _refusals_in_one_line(index, database):
+        searcher = faiss.index_factory(held.shape[1], index.factory)
         if on_gpu:
             device = queries.get_device()
             searcher = faiss.index_cpu_to_gpu(_gpu_resources(device), device, searcher)
-        searcher.train(database)
-        searcher.add(database)
-        if settings:
+        searcher.train(_spread(held, index.training_rows))
+        if index.links:  # several threads may build another graph each time
+            faiss.omp_set_num_threads(1)
+        searcher.add(held)
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        if index.setting:
             space = faiss.GpuParameterSpace() if on_gpu else faiss.ParameterSpace()
-            space.set_index_parameters(searcher, settings.strip())
-    except RuntimeError as error:
-        reason = " ".join(str(error).split("\n")[0].rsplit(": ", 1)[-1].split())
-        raise GlannError(
-            f'imle.index: Faiss refused "{index}" for {len(database)} rows of {database.shape[1]} numbers '
-            f"({reason}); use Flat, or a factory string such as IVF1024,Flat with far fewer lists than rows"
-        ) from None
-    distances, rows = searcher.search(queries, k)
-    short = (rows < 0).any(dim=1)  # the cells searched for these queries held too few rows
+            space.set_index_parameters(searcher, index.setting)
+        rows = searcher.search(asked, k)[1].to(queries.device)
+    short = (rows < 0).any(dim=1)  # what was looked at for these queries held too few rows
     if short.any():
-        distances[short], rows[short] = nearest(queries[short], database, k)
-    return distances, rows
+        rows[short] = nearest(queries[short], database, k)[1]
+    return _in_order(queries, database, rows)
+
+
+def _spread(rows: Tensor, count: int) -> Tensor:
+    """Return so many rows, or all if there are fewer, at equal distances."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
+
+
+def _in_order(queries: Tensor, database: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the rows int64 [q, k] found for each query by their distances, and return both.
+
+    Codes stand for rows that are a little elsewhere, so what an index returns are not the distances of rows.
+    """
+    at_once = max(1, NUMBERS_AT_ONCE // (rows.shape[1] * database.shape[1]))
+    parts = [
+        (asked[:, None] - database[chosen]).square().sum(dim=2)  # => [b, k]
+        for asked, chosen in zip(queries.split(at_once), rows.split(at_once), strict=True)
+    ]
+    distances, order = torch.cat(parts).sort(dim=1, stable=True)
+    return distances, rows.gather(1, order)
+
+
+@contextmanager
+def _refusals_in_one_line(index: SearchIndex, database: Tensor) -> Iterator[None]:
+    what = f"imle.index: {index.factory} of {len(database)} rows of {database.shape[1]} numbers"
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if memory_ran_out(error):
+            raise GlannError(f"{what}: memory ran out; lower imle.candidates, or use Flat") from None
+        reason = " ".join(str(error).rsplit(": ", 1)[-1].split())[:150]
+        raise GlannError(f"{what}: Faiss failed ({reason}); use Flat") from None

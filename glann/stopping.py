@@ -5,11 +5,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
 
 from glann.errors import GlannError
+
+Block = TypeVar("Block", bound=Sized)
 
 ENDING = [signal.SIGTERM]
 # A terminal that closes; under nohup the signal is ignored, and stays so.
@@ -71,6 +74,22 @@ def _handling(
 def stop_requested() -> bool:
     """Return whether a signal asked this process to stop."""
     return bool(_received)
+
+
+def unless_stopped(blocks: Iterable[Block], advance: Callable[[int], None] | None = None) -> Iterator[Block]:
+    """Yield blocks of rows, and say how many are done, until a signal asks this process to stop.
+
+    Raises
+    ------
+    Stopped
+        Instead of the next block.
+    """
+    for block in blocks:
+        if stop_requested():
+            raise Stopped("stopped; the same command goes on from here")
+        yield block
+        if advance:
+            advance(len(block))
 
 
 def end_with_parent(parent: int, grace: float) -> None:

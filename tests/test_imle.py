@@ -1,18 +1,28 @@
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 
+from glann.checkpoints import Checkpoints, stored
 from glann.compute import Execution, execution
-from glann.config import Compute, Imle
+from glann.config import Compute, Imle, load_params
 from glann.errors import GlannError
 from glann.imle import fit_imle, load_latents, regression_loss
-from glann.mapping import MappingArchitecture, MappingNetwork
-from glann.neighbors import nearest, nearest_in_blocks
+from glann.mapping import MappingArchitecture, MappingNetwork, moments
+from glann.neighbors import _spread, nearest, nearest_in_blocks
 from glann.scan import nearest_row
+from glann.stopping import Stopped, stop_signals
 from glann.streams import stream
 
 SMALL = Imle(noise_dim=2, mapping={"width": 64, "depth": 2}, epochs=40, lr=0.003)
@@ -74,23 +84,152 @@ def test_a_query_whose_cell_is_empty_is_searched_exactly():
     assert torch.allclose(distances, (queries[:, None] - database[rows]).square().sum(dim=2), rtol=1e-3)
 
 
-def test_an_index_faiss_does_not_know_is_one_line():
-    with pytest.raises(GlannError, match=r'imle\.index: Faiss refused "Flatt" for 10 rows'):
-        nearest(torch.randn(3, 4), torch.randn(10, 4), index="Flatt")
-    with pytest.raises(GlannError, match=r"imle\.index: .*with far fewer lists than rows"):
-        nearest(torch.randn(3, 4), torch.randn(10, 4), index="IVF64,Flat")
-    with pytest.raises(GlannError, match=r'imle\.index: Faiss refused "IVF4,Flat;probes=3"'):
-        nearest(torch.randn(3, 4), torch.randn(200, 4), index="IVF4,Flat;probes=3")
+KILL_OR_HANG = ["HNSW1", "HNSW0", "RR0,Flat", "OPQ4_1000,Flat", "PQ8x0", "PQ8x4fs_0", "NSG0", "NSG1000"]
+END_IN_TRACEBACKS = [
+    "IVF4,Flat;nprobe=0",
+    "IVF0,Flat",
+    "PQ4x4;ht=3",
+    "IVF4,PQ2,RFlat;k_factor_rf=0",
+    "Residual2x6",
+]
+SEARCH_ELSEWHERE = ["LSH", "PCA4,Flat", "L2norm,Flat", "OPQ2,PQ2", "RaBitQ", "IVF4,RaBitQ"]
+NOT_THE_SAME_TWICE = ["NSG16", "NSG16,Flat"]
+MISTAKEN = [
+    "",
+    "Flatt",
+    "flat",
+    "Flat;nprobe=1",
+    "HNSW8;nprobe=2",
+    "IVF4,Flat;nprobe=5",
+    "IVF4,Flat;probes=3",
+]
+MISTAKEN += ["IVF4,Flat\n", "IVF٤,Flat", "IVF4,Flat;nprobe=²", "IVF9999999,Flat", "HNSW129", "PQ2x9"]
+
+
+@pytest.mark.parametrize(
+    "index", KILL_OR_HANG + END_IN_TRACEBACKS + SEARCH_ELSEWHERE + NOT_THE_SAME_TWICE + MISTAKEN
+)
+def test_an_index_that_cannot_be_meant_is_refused_with_the_settings(index: str, tmp_path: Path):
+    path = tmp_path / "params.yaml"
+    path.write_text(json.dumps({"imle": {"index": index}}))
+    with pytest.raises(GlannError) as error:
+        load_params(path)
+    assert str(error.value).startswith(f"{path}: imle.index: ") and "\n" not in str(error.value)
+
+
+def never(*_: object) -> tuple[torch.Tensor, torch.Tensor]:
+    raise AssertionError("too late")
+
+
+def test_an_index_that_does_not_suit_the_latents_is_refused_before_anything_is_drawn(run: Execution):
+    for index, said in {
+        "IVF1201,Flat": "1201 lists, but there are only 1200 candidates",
+        "PQ3x4": "it has 2 numbers; choose a number that divides 2",
+        "IVF2,PQ3": "it has 2 numbers; choose a number that divides 2",
+        "PQ2x8": "256 codes a part, but there are only 200 candidates",
+    }.items():
+        latents = clusters(100 if "x8" in index else 600)
+        with pytest.raises(GlannError, match=rf"^imle\.index: .*{said}"):
+            fit_imle(latents, SMALL.model_copy(update={"index": index}), 0, run, match=never)
+
+
+SEARCHES = """
+import random, torch
+from glann.errors import GlannError
+from glann.indexes import parse_index
+from glann.neighbors import nearest
+
+torch.set_num_threads(1)
+pieces = ["Flat", "IVF", "HNSW", "PQ", "SQ4", "SQ6", "SQ8", "SQfp16", "x", "x4", "x5", ",", ",", ";",
+          "nprobe=", "efSearch=", "NSG", "LSH", "_", " ", "0", "1", "2", "3", "4", "7", "16", "64", "²"]
+draw = random.Random(0)
+strings = {"".join(draw.choices(pieces, k=draw.randint(1, 7))) for _ in range(200_000)}
+strings |= {"PQ2x8", "IVF3,PQ1x8", "IVF16,SQ6;nprobe=16", "HNSW64,SQ8;efSearch=64"}
+def allowed(text):
+    try:
+        return parse_index(text)
+    except ValueError:
+        return None
+
+searched = refused = 0
+for text in 3 * sorted(filter(allowed, strings)):
+    d, m, k = draw.randint(1, 6), draw.choice([3, 20, 260]), draw.randint(1, 3)
+    rows = torch.randn(m, d, generator=torch.Generator().manual_seed(m))
+    database = draw.choice([rows, rows[:1].expand(m, d), rows[:2].repeat(m, 1)[:m], 1e4 + rows])
+    queries = torch.cat([database[:5], 3 * rows[:5]])
+    print(repr(text), d, m, k, flush=True)
+    try:
+        distances, found = nearest(queries, database, k, text)
+    except GlannError as error:
+        assert str(error).startswith("imle.index: ") and "failed" not in str(error), error
+        refused += 1
+        continue
+    searched += 1
+    exact = (queries[:, None].double() - database[found].double()).square().sum(dim=2)
+    if text != "Flat":
+        assert distances.isfinite().all() and torch.allclose(distances.double(), exact, rtol=1e-5)
+    assert (distances.diff(dim=1) >= 0).all() and all(len(set(row)) == k for row in found.tolist())
+assert searched > 100 and refused > 100, (searched, refused)
+"""
+
+
+def test_every_index_that_the_settings_allow_finds_rows_at_their_distances_or_says_why_not():
+    """In a process of its own, since what Faiss cannot do may end it."""
+    command = [sys.executable, "-c", SEARCHES]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout.splitlines()[-1:] + done.stderr.splitlines()[-3:]
+
+
+@pytest.mark.parametrize(
+    "index", ["IVF16,SQ4", "IVF16,PQ2x4;nprobe=2", "HNSW8;efSearch=32", "PQ4x4", "HNSW8,SQ8"]
+)
+def test_the_same_index_finds_the_same_rows_with_any_number_of_threads(index: str):
+    queries, database = torch.randn(2000, 8), torch.randn(20_000, 8)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 2):
+            torch.set_num_threads(threads)
+            found.append(nearest(queries, database, index=index)[1])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+
+
+def test_an_index_learns_from_as_many_rows_as_it_needs_from_the_whole_database():
+    rows = torch.arange(1000.0)[:, None]
+    assert _spread(rows, 4).flatten().tolist() == [0, 250, 500, 750]
+    assert _spread(rows, 1000) is rows
+
+
+def test_an_index_for_which_memory_runs_out_says_so():
+    """Links of 128 for each of four million rows are 4 GiB; a process may take one more than it has."""
+    code = """
+import psutil, resource, torch
+from glann.neighbors import nearest
+nearest(torch.randn(9, 2), torch.randn(99, 2))
+resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**30,) * 2)
+nearest(torch.randn(9, 2), torch.randn(2**22, 2), index="HNSW128")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (
+        "GlannError: imle.index: HNSW128 of 4194304 rows of 2 numbers: memory ran out; lower" in done.stderr
+    )
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("index", ["Flat", "IVF8,Flat"])
+@pytest.mark.parametrize("index", ["Flat", "IVF8,Flat", "IVF8,SQ6", "IVF8,PQ4", "HNSW8", "IVF8,PQ2x4", "SQ8"])
 def test_the_gpu_finds_what_the_cpu_finds(index: str):
     queries, database = torch.randn(100, 16), torch.randn(3000, 16)
     _, expected = nearest(queries, database)
-    _, found = nearest(queries.cuda(), database.cuda(), index=index)
-    assert found.is_cuda
-    assert (found.cpu() == expected).float().mean() > (0.99 if index == "Flat" else 0.3)
+    distances, found = nearest(queries.cuda(), database.cuda(), index=index)
+    assert found.is_cuda and distances.is_cuda
+    of_rows = (queries[:, None] - database[found.cpu()]).square().sum(dim=2)
+    assert torch.allclose(distances.cpu(), of_rows, rtol=1e-3, atol=1e-3)
+    # One cell of eight is searched, by short codes in the worst case; chance would agree in 1 of 3000.
+    assert (found.cpu() == expected).float().mean() > (0.99 if index == "Flat" else 0.02)
 
 
 @pytest.mark.gpu
@@ -155,6 +294,72 @@ def test_samples_have_the_mean_and_covariance_of_the_latents(on_sphere: bool, ru
         return (means + (torch.cov(samples.T) - torch.cov(cloud.T)).norm()).item()
 
     assert error(correct=True) < 0.2 * error(correct=False)
+
+
+def mapping_of(dim: int, on_sphere: bool) -> MappingNetwork:
+    mapping = MappingNetwork(MappingArchitecture(config=SMALL.mapping, noise_dim=2, latent_dim=dim))
+    mapping.on_sphere.fill_(on_sphere)
+    return mapping
+
+
+def test_off_the_sphere_even_the_least_spread_is_corrected_exactly():
+    spreads = torch.logspace(0, -2, 16)
+    latents = torch.randn(2000, 16, generator=stream(0, "latents")) * spreads
+    outputs = torch.randn(5000, 16, generator=stream(0, "outputs")) * spreads.flip(0).add(spreads) + 0.1
+    mean, covariance = moments([latents])
+    mapping = mapping_of(16, on_sphere=False)
+    mapping.correct_moments(outputs, mean, covariance)
+    reached, spread = moments(mapping.corrected(outputs).split(700))
+    assert torch.allclose(reached, mean, atol=1e-6)
+    relative = torch.linalg.solve(covariance, spread) - torch.eye(16)
+    assert relative.abs().max() < 1e-4  # rows are float32
+
+
+def test_moments_in_blocks_are_those_of_all_rows():
+    rows = 1000 + torch.randn(999, 5, generator=stream(0, "rows"))
+    mean, covariance = moments(rows.split(100))
+    assert torch.allclose(mean, rows.double().mean(dim=0), rtol=1e-12)
+    assert torch.allclose(covariance, torch.cov(rows.double().T, correction=0), rtol=1e-9)
+
+
+def test_correcting_moments_takes_little_memory_beside_the_samples():
+    code = """
+import resource, torch
+from test_imle import mapping_of
+from glann.mapping import moments
+samples = torch.nn.functional.normalize(torch.randn(65_536, 128), dim=1)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+mapping_of(128, True).correct_moments(samples, *moments([samples[:500]]))
+print(peak() - before)
+"""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True)
+    assert float(done.stdout) < 40  # MiB; the samples in float64 are 64, of which some copies were held
+
+
+def test_latents_of_more_numbers_than_memory_can_correct_are_refused_before_training(run: Execution):
+    with pytest.raises(GlannError, match=r"imle: needs about \d+\.\d GiB .*lower glo\.latent_dim \(200000\)"):
+        fit_imle(torch.ones(2, 200_000), SMALL, 0, run, match=never)
+
+
+def test_a_run_stopped_while_it_is_calibrated_goes_on_there_and_ends_the_same(run: Execution, tmp_path: Path):
+    latents = torch.randn(300, 160, generator=stream(0, "latents"))
+    config = SMALL.model_copy(update={"epochs": 1, "residuals": 0.5})
+    checkpoints = Checkpoints(tmp_path, "imle", "", 60)
+
+    def ask_to_stop_when_trained() -> None:
+        while not any(checkpoint.state == "finished" for checkpoint in stored(tmp_path)):
+            time.sleep(0.005)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match="the same command goes on"), stop_signals():
+        threading.Thread(target=ask_to_stop_when_trained).start()
+        fit_imle(latents, config, 0, run, checkpoints)
+        pytest.fail("calibration did not stop")
+    resumed = fit_imle(latents, config, 0, run, checkpoints, match=never).mapping
+    whole = fit_imle(latents, config, 0, run).mapping
+    assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def test_residuals_of_pairs_nearby_give_back_what_a_regression_leaves(run: Execution):
