@@ -27,6 +27,7 @@ NOT_COMMANDS = re.compile(r"[─│└┴▶]")
 SUBSTITUTIONS = [
     ("NAME", "mnist", "a placeholder"),
     ("LATENTS.npy", "codes.npy", "a placeholder"),
+    ("DISK/cache", "../cache", "a placeholder"),
     ("--nproc-per-node=8", "--nproc-per-node=2", "a machine for tests has two cores"),
     (":29500", ":{port}", "another run may have that port"),
     ("for stage in glo imle", "for stage in imle", "time: test_processes.py runs glo under torchrun"),
