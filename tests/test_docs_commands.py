@@ -27,7 +27,6 @@ NOT_COMMANDS = re.compile(r"[─│└┴▶]")
 SUBSTITUTIONS = [
     ("NAME", "mnist", "a placeholder"),
     ("LATENTS.npy", "codes.npy", "a placeholder"),
-    ("DISK/cache", "../cache", "a placeholder"),
     ("--nproc-per-node=8", "--nproc-per-node=2", "a machine for tests has two cores"),
     (":29500", ":{port}", "another run may have that port"),
     ("for stage in glo imle", "for stage in imle", "time: test_processes.py runs glo under torchrun"),
@@ -51,6 +50,8 @@ NOT_RUN = {
     "make bench": ("takes half an hour", "make -n bench"),
     "dvc repro --force glo": ("time: it is run for prepare", "dvc repro --dry --force glo"),
     "pip install -e '.[priors]'": ("needs the network", "grep '^priors = ' pyproject.toml"),
+    "dvc cache dir DISK/cache": ("moves the cache of the other tests", "dvc cache dir --help"),
+    "dvc config cache.type symlink": ("changes the cache of the other tests", "dvc config --help"),
     "dvc plots": ("names a group of commands", "dvc plots --help"),
     "glann sample": ("names a command", "glann sample --help"),
     "glann sample --count 1": ("names what was timed", "glann sample --count 1 --help"),
