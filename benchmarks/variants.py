@@ -86,6 +86,10 @@ class TransposedDecoder(UpsamplingDecoder):
 class UnsavedTable(LatentTable):
     """What has more to remember than is saved: the study does not resume in the midst of a training."""
 
+    def like(self, n: int) -> dict[str, Tensor]:
+        """Ask a checkpoint for nothing."""
+        return {}
+
     def state(self) -> dict[str, Tensor]:
         """Return nothing."""
         return {}
