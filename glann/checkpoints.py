@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from glann.storage import load_config, load_tensors, save_tensors
 
 Parts = dict[str, nn.Module | torch.optim.Optimizer]
 
+NAME = re.compile(r"\.?[a-z_]+-[0-9a-f]{16}(-[0-9a-f]{8})?\.(safetensors|damaged)")
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Check = Callable[[dict[str, Tensor], Any], None]
 
@@ -209,9 +211,9 @@ class Stored:
 
 
 def stored(folder: str | Path) -> Iterator[Stored]:
-    """Yield all checkpoints in a folder, also those set aside."""
-    for path in sorted([*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.damaged")]):
-        if not path.is_file():
+    """Yield all checkpoints in a folder, those set aside or half-written too, and no other files."""
+    for path in sorted(Path(folder).glob("*")):
+        if not (NAME.fullmatch(path.name) and path.is_file()):
             continue
         try:
             config = load_config(path)

@@ -187,6 +187,8 @@ def fit_imle(
     from glann.storage import check_writable  # noqa: PLC0415
 
     check_writable(out)
+    if out.suffix != ".safetensors":
+        raise GlannError(f"--out {out}: name a .safetensors file")
     result = fit(load_latents(latents), settings.imle, settings.seed, execution(compute))
     result.mapping.save(out)
     last = result.history[-1]

@@ -99,7 +99,7 @@ def evaluate(
     GlannError
         If there is nothing to measure: fewer than two images, latents of other images, latents not finite.
     """
-    _check(images, holdout, latents)
+    _check(images, holdout, latents, generator)
     seed, count = params.seed, min(params.evaluate.count, len(images))
     order = torch.randperm(len(images), generator=stream(seed, "evaluate", "rows")).numpy()
     chosen, pool = order[:count], np.sort(order[:SEARCHED])
@@ -184,7 +184,16 @@ def _extract(network: Network, images: Images, count: int, chunk: int, title: st
     return torch.cat([extract(network, images(part), title) for part in parts])
 
 
-def _check(images: NDArray[np.uint8], holdout: NDArray[np.uint8], latents: Tensor) -> None:
+def _check(
+    images: NDArray[np.uint8], holdout: NDArray[np.uint8], latents: Tensor, generator: Generator
+) -> None:
+    drawn = generator.decoder.architecture
+    for name, array in (("training", images), ("hold-out", holdout)):
+        if array.shape[1:] != (drawn.size, drawn.size, drawn.channels):
+            raise GlannError(
+                f"evaluate: {name} images are {[*array.shape[1:]]}, and the generator draws "
+                f"{[drawn.size, drawn.size, drawn.channels]}; run: dvc repro"
+            )
     if min(len(images), len(holdout)) < 2:
         raise GlannError(
             f"prepare: {len(images)} training and {len(holdout)} hold-out images, but distances need two "

@@ -28,6 +28,7 @@ from glann.streams import stream
 from glann.training import TrainingRun, adam, learning_rate_factor, moving_average, step
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
+SMALLEST = 1e-15  # largest number among latents, whose squares are still exact in float32
 REMEDY = "lower imle.lr, or clip gradients by imle.parameter_groups"
 RESIDUALS = 10_000  # matched pairs, at most, whose residuals are kept
 MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
@@ -88,9 +89,8 @@ def fit_imle(
         not suffice, or the loss stops being finite.
     """
     n, d = latents.shape
-    if n < 2 or not latents.isfinite().all():
-        raise GlannError("latents: imle needs 2 or more rows of finite numbers")
     count = max(2, round(config.candidates * n))
+    _check(latents, count)
     index = checked_index(config.index, count, d)
     _check_memory(n, d, count, config, index, execution)
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
@@ -167,6 +167,19 @@ def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
     """
     squared = (reached - wanted).square().sum(dim=1)
     return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
+
+
+def _check(latents: Tensor, count: int) -> None:
+    if len(latents) < 2 or not latents.isfinite().all():
+        raise GlannError("latents: imle needs 2 or more rows of finite numbers")
+    largest = float(latents.abs().max())
+    if largest and not SMALLEST < largest < 1 / SMALLEST:
+        raise GlannError(f"latents: the largest number is {largest:g}; scale them to about 1 first")
+    if ranks() > 1 and count < 2 * ranks():
+        raise GlannError(
+            f"imle.candidates: {count} draws for {len(latents)} latents are too few for {ranks()} processes; "
+            "raise it, or lower compute.processes"
+        )
 
 
 def _check_memory(n: int, d: int, count: int, config: Imle, index: SearchIndex, execution: Execution) -> None:

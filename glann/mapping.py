@@ -15,7 +15,7 @@ from glann.stopping import unless_stopped
 from glann.storage import load_network, save_tensors
 
 MOMENT_ROUNDS = 8
-ROWS_IN_FLOAT64 = 4096  # at once
+ROWS_IN_FLOAT64 = 4096  # at once, also where only differences are taken
 NEIGHBOURS = 3  # pairs near an anchor, of which one lends it its residual
 ROWS_AT_ONCE = 1024  # compared with all anchors
 
@@ -63,10 +63,17 @@ class MappingNetwork(nn.Module):
             self.register_buffer("residuals", torch.zeros(a.anchors, a.latent_dim))
 
     def fit_range(self, latents: Tensor) -> None:
-        """Learn shift, scale and whether there is a sphere from latents float32 [n, d]."""
+        """Learn shift, scale and whether there is a sphere about 0 from latents float32 [n, d].
+
+        On a sphere rows differ in direction alone. In a small cloud far from 0 lengths are much the same too,
+        but for as much as the rows differ at all.
+        """
         norms = latents.norm(dim=1)
         radius = norms.mean()
-        on_sphere = bool(radius > 0) and bool((norms - radius).abs().max() < 1e-3 * radius)
+        mean = latents.mean(dim=0)
+        squares = sum(float((rows - mean).square().sum()) for rows in latents.split(ROWS_IN_FLOAT64))
+        apart = (squares / len(latents)) ** 0.5
+        on_sphere = bool(radius > 0) and bool((norms - radius).abs().max() <= 1e-3 * apart)
         self.on_sphere.fill_(on_sphere)
         if on_sphere:
             self.shift.zero_()

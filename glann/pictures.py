@@ -50,7 +50,8 @@ def save_png_quickly(path: str | Path, image: NDArray[np.uint8]) -> None:
 
     On sampled faces that takes a third of the time and no more bytes.
     """
-    with Path(path).open("wb") as file:
+    Path(path).unlink(missing_ok=True)  # it may be a link, and what that leads to is somebody else's
+    with Path(path).open("xb") as file:
         _image(image).save(file, "PNG", compress_type=Z_HUFFMAN_ONLY)
 
 

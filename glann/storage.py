@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
+import psutil
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
@@ -35,11 +36,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success fsync and rename it, else remove it."""
     path = Path(path)
     # The temporary keeps the suffix: writers such as Pillow choose their format by it.
-    temporary = path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{path.suffix}")
+    stem = os.fsdecode(os.fsencode(path.stem)[:80])  # names have 255 bytes at most
+    temporary = path.with_name(f".{stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         with _naming(path, temporary):
             path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            temporary.chmod(mode)  # some writers would leave a file that nobody else can read
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -63,8 +68,10 @@ def all_or_none(folder: Path, check: Callable[[], None] = lambda: None) -> Itera
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    inside = folder / f"{UNFINISHED}{secrets.token_hex(4)}"
+        pid = left.name.removeprefix(UNFINISHED).split("-")[0]
+        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):  # another may be at work here
+            shutil.rmtree(left, ignore_errors=True)
+    inside = folder / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
     try:
         with _naming(folder, inside):
             inside.mkdir()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +42,19 @@ def waiting_process(stage: str) -> psutil.Process | None:
     if holders or not ancestors:
         raise Stopped(f"{stage}: DVC has ended; run: dvc repro")
     return ancestors[0]
+
+
+def noted_by_dvc(stage: str) -> tuple[list[str], list[str]]:
+    """Return the settings of params.yaml, as paths of keys joined by dots, and the inputs that DVC notes."""
+    pipeline = (read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else None) or {}
+    entry = (pipeline.get("stages") or {}).get(stage) or {}
+    settings: list[str] = []
+    for given in entry.get("params", ["seed", stage]):
+        # "key.path", or a file with a list of them
+        files = given if isinstance(given, dict) else {"params.yaml": [given]}
+        settings += files.get("params.yaml") or []
+    deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in entry.get("deps", [])]
+    return settings, [dep for dep in deps if dep.startswith("data/")]
 
 
 def check_place(stage: str) -> None:
@@ -113,15 +127,18 @@ def healing(path: Path) -> str:
     DVC trusts the files in its cache: one that is damaged there is restored again and again, also after the
     stage has been forced to run.
     """
-    lock = read_yaml("dvc.lock") if Path("dvc.lock").is_file() else {}
-    outs = [out for entry in lock.get("stages", {}).values() for out in entry.get("outs", [])]
+    lock = (read_yaml("dvc.lock") if Path("dvc.lock").is_file() else None) or {}
+    outs = [out for entry in (lock.get("stages") or {}).values() for out in entry.get("outs", [])]
     recorded = next((out["md5"] for out in outs if out["path"] == path.as_posix()), None)
     if recorded is None:
         return ""
     where = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    cached = Path(os.path.relpath(where or ".dvc/cache"), "files/md5", recorded[:2], recorded[2:])
+    cached = Path(where or ".dvc/cache").absolute() / "files/md5" / recorded[:2] / recorded[2:]
+    if cached.is_relative_to(Path.cwd()):
+        cached = cached.relative_to(Path.cwd())
+    file = shlex.quote(str(path))
     if cached.is_file() and hashlib.md5(cached.read_bytes(), usedforsecurity=False).hexdigest() == recorded:
-        return f"; DVC's cache has it undamaged; run: rm {path} && dvc checkout {path}"
-    return f"; run: rm -f {path} {cached} && dvc repro"
+        return f"; DVC's cache has it undamaged; run: rm {file} && dvc checkout {file}"
+    return f"; run: rm -f {file} {shlex.quote(str(cached))} && dvc repro"

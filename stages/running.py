@@ -6,6 +6,7 @@ the stage began with, and only if the process of DVC that waits for them is stil
 """
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,15 @@ from glann.config import Params, load_params
 from glann.errors import DamagedFileError, GlannError, in_one_line
 from glann.stopping import Stopped
 from glann.yaml_file import read_yaml
-from stages.dvc import check_place, end_without, healing, is_there, project_folder, waiting_process
+from stages.dvc import (
+    check_place,
+    end_without,
+    healing,
+    is_there,
+    noted_by_dvc,
+    project_folder,
+    waiting_process,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,10 +66,7 @@ class Stage:
         if self._dvc and "LOCAL_RANK" not in os.environ:  # processes that this stage starts, it ends itself
             end_without(self._dvc)
         check_place(name)
-        pipeline = read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else {}
-        entry = pipeline.get("stages", {}).get(name, {})
-        self._sections = entry.get("params", ["seed", name])
-        self._inputs = [dep for dep in entry.get("deps", []) if dep.startswith("data/")]
+        self._settings, self._inputs = noted_by_dvc(name)
         self._before = self._noted()
         project = project_folder()
         self.params = _located(load_params(), project)
@@ -112,6 +118,23 @@ class Stage:
         with all_or_none(Path("data") / self.name, self._check) as folder:
             yield folder
 
+    def finish(self) -> None:
+        """Look once more whether all is as it was, as late as can be: DVC notes it when the process is gone.
+
+        Raises
+        ------
+        GlannError
+            As in `outputs`; what was written is gone again.
+        """
+        if self._dvc is None or "LOCAL_RANK" in os.environ:
+            return
+        try:
+            self._check()
+        except GlannError:
+            for path in Path("data", self.name).glob("[!.]*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            raise
+
     def _check(self) -> None:
         if self._dvc and not is_there(self._dvc):
             raise Stopped(f"{self.name}: DVC has ended, so nothing was written; run: dvc repro")
@@ -125,9 +148,16 @@ class Stage:
     def _noted(self) -> dict[str, Any]:
         """Return what DVC notes beside the code: settings, and size and time of each input."""
         values = read_yaml("params.yaml")
-        settings = {key: values.get(key) for key in self._sections} if isinstance(values, dict) else {}
+        settings = {key: _at(values, key) for key in self._settings}
         found = {name: Path(name).stat() for name in self._inputs if Path(name).exists()}
         return settings | {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
+
+
+def _at(tree: Any, path: str) -> Any:
+    """Return what stands at a path of keys, joined by dots, in a tree of dictionaries; None for nothing."""
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:

@@ -127,6 +127,7 @@ SAMPLE = ("sample", "--generator", "g.safetensors", "--out")
         (["sample", "--out", "a.png"], "data/imle/generator.safetensors: no such file; run dvc repro"),
         (["sample", "--out", "a.png", "--device", "tpu"], "--device"),
         (["fit-imle", "none.npy", "--out", "m.safetensors"], "none.npy: no such file"),
+        (["fit-imle", "whole.npy", "--out", "whole.npy"], "--out whole.npy: name a .safetensors file"),
         (["fit-imle", "text.npy", "--out", "m.safetensors"], "text.npy: not an .npy file"),
         (
             ["fit-imle", "whole.npy", "--out", "m.safetensors"],
@@ -151,16 +152,19 @@ def test_checkpoints_are_listed_and_deleted(tmp_path: Path):
     Checkpoints(tmp_path, "glo", "a run", minutes=0).save({}, at | {"finished": False})
     at |= {"step": 0, "rows": 0, "epochs": 1, "finished": True}
     Checkpoints(tmp_path, "imle", "a run", minutes=0).save({}, at)
-    (tmp_path / "imle-0.damaged").write_bytes(b"x")
+    (tmp_path / "imle-0123456789abcdef.damaged").write_bytes(b"x")
+    (tmp_path / "generator.safetensors").write_bytes(b"somebody's own")
     lines = glann("checkpoints", "--folder", tmp_path).stdout.splitlines()
     assert [line.split("  ")[-1] for line in lines] == [
         "epoch 2 of 5, step 3 of 9",
         "cannot be read",
         "finished",
     ]
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
     assert glann("checkpoints", "--folder", tmp_path, "--clean").stdout.count("deleted") == 3
-    assert not list(tmp_path.iterdir()) and glann("checkpoints", "--folder", tmp_path / "none").stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"] and glann(
+        "checkpoints", "--folder", tmp_path / "none"
+    ).stdout == ""
 
 
 def test_what_is_printed_ends_well_wherever_it_goes(tmp_path: Path):
@@ -183,7 +187,7 @@ def test_what_is_printed_ends_well_wherever_it_goes(tmp_path: Path):
 def test_checkpoints_with_odd_names_are_listed(tmp_path: Path):
     folder = os.fsencode(tmp_path) + b"/\xff"
     os.mkdir(folder)  # noqa: PTH102 (pathlib has no bytes)
-    Path(os.fsdecode(folder), "glo-0.damaged").write_bytes(b"x")
+    Path(os.fsdecode(folder), "glo-0123456789abcdef.damaged").write_bytes(b"x")
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
     command = [GLANN, "checkpoints", "--folder", folder]
     result = subprocess.run(command, env=strict, capture_output=True, check=False)

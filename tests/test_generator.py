@@ -182,6 +182,17 @@ def test_what_is_no_image_is_not_saved(name: str, tmp_path: Path):
         save_images(images, tmp_path / "a.jpg")
 
 
+def test_single_images_replace_links_and_not_what_these_lead_to(generator: Generator, tmp_path: Path):
+    """DVC may link files to its cache, which must not change."""
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "cached").write_text("kept")
+    (tmp_path / "faces/00000.png").symlink_to(tmp_path / "cached")
+    (tmp_path / "faces/00001.png").hardlink_to(tmp_path / "cached")
+    save_images(generator.sample(2), tmp_path / "faces")
+    assert (tmp_path / "cached").read_text() == "kept"
+    assert all(Image.open(tmp_path / "faces" / f"0000{i}.png").size == (16, 16) for i in range(2))
+
+
 def test_the_sample_stage_draws_grid_strip_and_single_images(generator: Generator, tmp_path: Path):
     draw_samples(generator, Sample(count=4, interpolations=2, interpolation_steps=3), tmp_path)
     assert Image.open(tmp_path / "grid.png").size == (2 * 18 + 2, 2 * 18 + 2)

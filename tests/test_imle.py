@@ -270,6 +270,23 @@ def test_every_cluster_is_reached(kind: str, run: Execution):
     assert np.mean(losses[-10:]) < 0.5 * losses[0]
 
 
+@pytest.mark.parametrize(("center", "spread"), [(5, 0.002), (1000, 1), (0.1, 1e-4), (3e8, 1e8), (0, 1e-9)])
+def test_a_cloud_far_from_0_is_no_sphere(center: float, spread: float, run: Execution):
+    cloud = center + spread * torch.randn(400, 8, generator=stream(0, "cloud"))
+    mapping = fit_imle(cloud, SMALL.model_copy(update={"epochs": 2}), 0, run).mapping
+    with torch.no_grad():
+        samples = mapping(torch.randn(4000, 2, generator=stream(1, "noise")))
+    assert not mapping.on_sphere
+    assert samples.std(dim=0).numpy() == pytest.approx(cloud.std(dim=0).numpy(), rel=0.2)
+    assert (samples.mean(dim=0) - cloud.mean(dim=0)).abs().max() < 0.2 * spread + 1e-6 * center
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e-24])
+def test_latents_whose_squares_float32_cannot_hold_are_refused(scale: float, run: Execution):
+    with pytest.raises(GlannError, match=r"latents: the largest number is .*; scale them to about 1 first"):
+        fit_imle(scale * clusters(), SMALL, 0, run)
+
+
 def test_latents_of_any_norm_are_fitted(run: Execution):
     cloud = 100 + 5 * torch.randn(500, 3, generator=stream(0, "cloud"))
     mapping = fit_imle(cloud, SMALL, 0, run).mapping

@@ -73,6 +73,7 @@ def from_to(low, high, dtype=np.float64):
         (from_to(0, 1.005), "values from 0 to 1.005;", lambda a: np.clip(a, 0, 1)),
         (from_to(-3, 4), "values from -3 to 4;", lambda a: (a - a.min()) / (a.max() - a.min())),
         (from_to(0, 255, np.int64), "is int64;", lambda a: a.astype("uint8")),
+        (from_to(0, 1, np.longdouble), "is float128;", lambda a: a.astype("float32")),
         (from_to(0, 1, bool), "is bool;", lambda a: a.astype("float32")),
     ],
 )

@@ -14,11 +14,14 @@ from typing import Any
 import psutil
 import pytest
 from preparing import fill
+from ruamel.yaml import YAML
 from test_pipeline import TINY, dvc, repro
 
 from benchmarks.clone import change, clone_to, output_digests
 from benchmarks.clone import dvc as start_dvc
 from glann.config import STAGES
+from glann.storage import all_or_none
+from stages.running import Stage, _differences
 
 LONG = {"glo": {"epochs": 100_000}, "imle": {"epochs": 100_000}, "sample": {"count": 300_000}}
 LONG |= {"prepare": {"count": 300_000}, "evaluate": {"priors": ["flow"] * 2}}
@@ -328,3 +331,57 @@ def test_experiments_in_temporary_workspaces_find_pictures_and_keep_checkpoints(
         assert kept.name in shown.stdout
     finally:
         shutil.rmtree(project / "data/raw/pictures")
+
+
+def test_an_edit_after_the_results_have_appeared_withdraws_them(project: Path):
+    code = (
+        "from stages.frame import stage\n"
+        "with stage('imle') as this:\n"
+        "    with this.outputs() as folder:\n"
+        "        (folder / 'losses.json').write_text('[]')\n"
+        "    text = open('params.yaml').read()\n"
+        "    open('params.yaml', 'w').write(text.replace('noise_dim: 4', 'noise_dim: 5'))\n"
+    )
+    environment = os.environ | {"DVC_STAGE": "imle"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1 and "imle.noise_dim changed while it ran" in result.stderr
+    assert [path.name for path in (project / "data/imle").iterdir()] == [".gitignore"]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [["seed", "imle.epochs"], [{"params.yaml": ["seed", "imle"]}], ["imle", {"other.yaml": None}]],
+    ids=str,
+)
+def test_whatever_way_dvc_yaml_names_settings_they_are_compared(
+    params: list[Any], project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pipeline = YAML(typ="safe").load((project / "dvc.yaml").read_text())
+    pipeline["stages"]["imle"]["params"] = params
+    pipeline["stages"]["imle"]["deps"].append({"data/prepare/images.npy": {}})
+    before = (project / "dvc.yaml").read_text()
+    monkeypatch.chdir(project)
+    try:
+        with Path("dvc.yaml").open("w") as file:
+            YAML(typ="safe").dump(pipeline, file)
+        noted = Stage("imle")._noted()
+        change(project, {"imle": {"epochs": 9}})
+        assert _differences(noted, Stage("imle")._noted()) == ["imle.epochs"]
+        assert "data/prepare/images.npy" in noted
+    finally:
+        Path("dvc.yaml").write_text(before)
+
+
+def test_another_runs_unfinished_results_are_left_alone(tmp_path: Path):
+    with all_or_none(tmp_path) as first:
+        with all_or_none(tmp_path) as second:
+            (second / "a").write_text("second")
+        (first / "a").write_text("first")
+    assert (tmp_path / "a").read_text() == "first"
+    left = tmp_path / ".unfinished-999999999-0123abcd"
+    left.mkdir()
+    with all_or_none(tmp_path):
+        assert not left.exists()

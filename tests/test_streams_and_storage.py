@@ -153,6 +153,13 @@ def test_where_memory_runs_out_the_advice_is_the_stages_own():
     assert in_one_line(RuntimeError("shapes differ")) is None
 
 
+def test_files_have_the_mode_that_the_user_asks_for_and_names_of_any_length(tmp_path: Path):
+    path = tmp_path / ("\U0001f600" * 57 + ".safetensors")  # 240 bytes
+    save_tensors(path, {"x": torch.ones(1)})
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_message_is_one_line_of_bounded_length_that_leaves_the_terminal_alone():
     line = in_one_line(GlannError(f"a\nb\x1b[31m\x00 {'x' * 10_000} what to do"))
     assert line.startswith("a b\\x1b[31m\\x00 xxx") and line.endswith("x what to do")
