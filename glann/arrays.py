@@ -40,7 +40,8 @@ def open_images(config: Prepare) -> NDArray[Any]:
     _check_shape(array, path)
     rows = _spread(array, range(len(array)))
     if array.dtype != np.uint8 and (array.dtype.kind != "f" or array.itemsize > 8):
-        raise GlannError(f"prepare.path: {path} is {array.dtype}; {EXPECTED}: save {_in_units(rows)}")
+        converted = "array.astype('float32')" if array.dtype.kind == "f" else _in_units(rows)
+        raise GlannError(f"prepare.path: {path} is {array.dtype}; {EXPECTED}: save {converted}")
     outside = 0 if array.dtype == np.uint8 else sum(not (row.min() >= 0 and row.max() <= 1) for row in rows)
     if outside and outside >= len(rows) * max(0.5, config.max_bad_fraction):
         raise GlannError(f"prepare.path: {path} has {_range(rows)}; {EXPECTED}: save {_in_units(rows)}")
@@ -91,8 +92,6 @@ def _in_units(rows: Sequence[NDArray[Any]]) -> str:
     low, high = _extremes(rows)
     if not np.isfinite([low, high]).all():
         return "numpy.nan_to_num(array), scaled to 0 to 1"
-    if rows and rows[0].dtype.kind == "f" and rows[0].itemsize > 8:
-        return "array.astype('float32')"
     integers = bool(rows) and rows[0].dtype.kind != "f"
     if low >= -0.01 and high <= 1.01:
         return "array.astype('float32')" if integers else "numpy.clip(array, 0, 1)"
