@@ -12,7 +12,12 @@ from glann.storage import save_tensors
 ROOT = Path(__file__).parent.parent
 
 
+# Minutes each: files that begin late would keep one worker busy while the other has nothing to do.
+LONG = ("test_stages", "test_docs_commands", "test_faults", "test_pipeline", "test_processes")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,15 @@ def stage_process(started: subprocess.Popen[str], name: str) -> psutil.Process:
 
     wait_for(begun)
     return found[0]
+
+
+@contextmanager
+def ended(process: subprocess.Popen[Any]) -> Iterator[None]:
+    """A test that fails leaves no process for which pytest would wait."""
+    try:
+        yield
+    finally:
+        process.kill()
 
 
 def set_epochs(project: Path) -> Callable[[], None]:
@@ -284,7 +295,9 @@ def test_metrics_that_git_does_not_have_yet_come_back_after_a_failed_evaluation(
 @pytest.mark.parametrize("name", ["imle", "sample"])
 def test_a_terminal_that_closes_stops_a_stage_in_order(name: str, project: Path):
     change(project, {name: LONG[name], "compute": {"checkpoint_minutes": 60}})
-    with subprocess.Popen([sys.executable, "-m", f"stages.{name}"], cwd=project) as process:
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
+    command = [sys.executable, "-m", f"stages.{name}"]
+    with subprocess.Popen(command, cwd=project, preexec_fn=heard) as process, ended(process):
         wait_for(lambda: [*(project / "data" / name).glob(".unfinished-*")] or name == "imle")
         time.sleep(6)  # imle has begun to train
         process.send_signal(signal.SIGHUP)
