@@ -297,7 +297,8 @@ def test_a_terminal_that_closes_stops_a_stage_in_order(name: str, project: Path)
     change(project, {name: LONG[name], "compute": {"checkpoint_minutes": 60}})
     heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
     command = [sys.executable, "-m", f"stages.{name}"]
-    with subprocess.Popen(command, cwd=project, preexec_fn=heard) as process, ended(process):
+    started = subprocess.Popen(command, cwd=project, preexec_fn=heard)  # noqa: PLW1509 (one system call)
+    with started as process, ended(process):
         wait_for(lambda: [*(project / "data" / name).glob(".unfinished-*")] or name == "imle")
         time.sleep(6)  # imle has begun to train
         process.send_signal(signal.SIGHUP)
