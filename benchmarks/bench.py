@@ -30,22 +30,30 @@ from torchvision.models import vgg16 as torchvision_vgg16
 
 from benchmarks.data import digits, latent_cloud
 from benchmarks.waiting import Row, checkpoint, start_up, timed
-from glann.compute import Execution, execution
-from glann.config import Compute, Decoder, Glo, Imle, Loss, Mapping
-from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
-from glann.generator import Generator
-from glann.glo import train_glo
-from glann.imle import NoiseDraws, fit_imle, map_candidates
-from glann.latents import LatentTable, initial_latents
-from glann.losses import l1, reconstruction_loss
-from glann.mapping import MappingArchitecture, MappingNetwork
-from glann.neighbors import nearest, nearest_in_blocks
-from glann.pixels import to_float, upload
-from glann.sample import save_images
-from glann.shards import Shard
-from glann.storage import save_json, save_tensors
-from glann.streams import stream
-from glann.training import adam, step
+from glann.glo.latents import LatentTable, initial_latents
+from glann.glo.losses import l1, reconstruction_loss
+from glann.glo.settings import Glo, Loss
+from glann.glo.train import train_glo
+from glann.images.tensors import to_float, upload
+from glann.imle.calibration import fit_range
+from glann.imle.fit import fit_imle
+from glann.imle.matching import NoiseDraws, map_candidates
+from glann.imle.settings import Imle
+from glann.neighbors.search import nearest, nearest_in_blocks
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import Decoder
+from glann.networks.layers import initialize
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.mappings.settings import Mapping
+from glann.runtime.compute import Execution, execution
+from glann.runtime.files import save_json
+from glann.runtime.randomness import stream
+from glann.runtime.settings import Compute
+from glann.runtime.tensors import save_tensors
+from glann.sample.generator import Generator
+from glann.sample.saving import save_images
+from glann.training.optimization import adam, step
+from glann.training.shards import Shard
 
 BATCH = 128
 
@@ -282,7 +290,7 @@ def sampling(path: str | None, run: Execution, count: int) -> list[Row]:
         mapping = MappingNetwork(MappingArchitecture(config=Mapping(), noise_dim=32, latent_dim=64))
         initialize(decoder, stream(0, "d"))
         initialize(mapping, stream(0, "m"))
-        mapping.fit_range(latent_cloud(100))
+        fit_range(mapping, latent_cloud(100))
         generator = Generator(mapping, decoder, run)
     latents = generator.sample_latents(64)
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from glann.streams import stream
+from glann.runtime.randomness import stream
 
 
 def digits() -> NDArray[np.uint8]:

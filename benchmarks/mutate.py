@@ -21,18 +21,23 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from glann.checkpoints import Checkpoints
-from glann.compute import Execution
-from glann.config import Compute, Decoder, Mapping, Prepare, load_params
-from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
-from glann.decoding import decode_all, decode_file
 from glann.errors import GlannError
-from glann.generator import Generator
-from glann.imle import load_latents
-from glann.mapping import MappingArchitecture, MappingNetwork
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import Decoder
+from glann.networks.layers import initialize
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.mappings.settings import Mapping
+from glann.params import load_params
+from glann.prepare.reading import decode_all, decode_file
+from glann.prepare.settings import Prepare
 from glann.presets import params_yaml, preset
-from glann.storage import _digest, load_npy, load_tensors
-from glann.streams import stream
+from glann.runtime.compute import Execution
+from glann.runtime.npy import load_latents, load_npy
+from glann.runtime.randomness import stream
+from glann.runtime.settings import Compute
+from glann.runtime.tensors import _digest, load_tensors
+from glann.sample.generator import Generator
+from glann.training.checkpoints import Checkpoints
 
 SECONDS = 10  # that a file may take
 MOST_BYTES = 2 * 2**30  # that reading a file may take beside what the process has: an image of 89 million

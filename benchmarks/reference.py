@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn  # before glann, whose settings for threads are then not taken over
 
 from benchmarks.data import digits, latent_cloud
-from glann.config import Decoder
-from glann.config import Glo as GloConfig
-from glann.config import Imle as ImleConfig
-from glann.decoders import DecoderArchitecture, DecoderNetwork, initialize
-from glann.latents import initial_latents
-from glann.mapping import MappingArchitecture, MappingNetwork
-from glann.shards import Shard
-from glann.streams import stream
-from glann.vgg import vgg16
+from glann.glo.latents import initial_latents
+from glann.glo.settings import Glo as GloConfig
+from glann.imle.calibration import fit_range
+from glann.imle.settings import Imle as ImleConfig
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import Decoder
+from glann.networks.layers import initialize
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.vgg import vgg16
+from glann.runtime.randomness import stream
+from glann.training.shards import Shard
 
 VGG_TAPS = (3, 8, 13, 22, 29)
 VGG_MEAN, VGG_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -157,7 +159,7 @@ def time_imle(epochs: int, n: int) -> tuple[float, float]:
     architecture = MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=64)
     mapping = MappingNetwork(architecture)
     initialize(mapping, stream(0, "imle", "mapping"))
-    mapping.fit_range(latents)
+    fit_range(mapping, latents)
     model, shard = Imle(latents, mapping, config.noise_dim), Shard(n, config.batch_size)
 
     def epoch(number: int) -> float:

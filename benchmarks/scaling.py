@@ -15,13 +15,17 @@ import numpy as np
 import torch
 
 from benchmarks.data import latent_cloud
-from glann.compute import execution
-from glann.config import Compute, Decoder, Glo, Imle, Mapping
-from glann.decoders import DecoderArchitecture, DecoderNetwork
-from glann.glo import train_glo
-from glann.imle import fit_imle
-from glann.mapping import MappingArchitecture, MappingNetwork
-from glann.memory import weight_bytes
+from glann.glo.settings import Glo
+from glann.glo.train import train_glo
+from glann.imle.fit import fit_imle
+from glann.imle.settings import Imle
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import Decoder
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.mappings.settings import Mapping
+from glann.runtime.compute import execution
+from glann.runtime.memory import weight_bytes
+from glann.runtime.settings import Compute
 
 SIZES = (10_000, 100_000, 1_000_000)
 DIM, NOISE, PIXELS = 64, 32, 16

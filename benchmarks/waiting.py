@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from glann.checkpoints import Checkpoints
-from glann.compute import execution
-from glann.config import Compute
-from glann.glo import train_glo
+from glann.glo.train import train_glo
 from glann.presets import preset
+from glann.runtime.compute import execution
+from glann.runtime.settings import Compute
+from glann.training.checkpoints import Checkpoints
 
 Row = dict[str, Any]
 
@@ -33,7 +33,7 @@ def start_up() -> list[Row]:
         "glann --help": ["glann", "--help"],
         "import torch": [sys.executable, "-c", "import torch"],
         "import faiss": [sys.executable, "-c", "import faiss"],
-        "import glann.generator": [sys.executable, "-c", "import glann.generator"],
+        "import glann.sample.generator": [sys.executable, "-c", "import glann.sample.generator"],
         "glann sample --count 1": ["glann", "sample", "--count", "1", "--out"],
         "dvc --version": ["dvc", "--version"],
         "dvc repro, nothing to do": ["dvc", "repro"],

@@ -1,7 +1,7 @@
 """`python -m glann` and `glann`: an interruption is one line even while the command line is imported."""
 
-from glann.errors import one_line_errors
-from glann.stopping import end_in_order
+from glann.runtime.reporting import one_line_errors
+from glann.runtime.signals import end_in_order
 
 
 def main() -> None:

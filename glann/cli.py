@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from glann.complaints import one_line
-from glann.config import LARGEST, Compute, Params, load_params
 from glann.errors import GlannError
+from glann.params import Params, load_params
 from glann.presets import PRESETS, params_yaml, preset
+from glann.runtime.settings import LARGEST, Compute
+from glann.runtime.validation import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -142,8 +143,8 @@ def sample(
         what = "a folder" if generator.is_dir() else "no such file"
         raise GlannError(f"{generator}: {what}; run dvc repro, or name a file with --generator")
 
-    from glann.generator import Generator  # noqa: PLC0415
-    from glann.sample import check_out, save_images  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+    from glann.sample.saving import check_out, save_images  # noqa: PLC0415
 
     check_out(out)
     save_images(Generator.load(generator, compute).stream(count, seed, truncation), out)
@@ -156,7 +157,7 @@ def checkpoints(
     clean: Annotated[bool, typer.Option("--clean", help="delete them all")] = False,
 ) -> None:
     """List the checkpoints of interrupted runs, from which the next dvc repro goes on, or delete them."""
-    from glann.checkpoints import stored  # noqa: PLC0415
+    from glann.runtime.checkpoint_files import stored  # noqa: PLC0415
 
     for checkpoint in stored(folder):
         status = checkpoint.path.stat()
@@ -181,10 +182,10 @@ def fit_imle(
     settings = load_params(params_file) if params_file else Params()
     compute = _compute(device, "float32", threads)
 
-    from glann.compute import execution  # noqa: PLC0415
-    from glann.imle import fit_imle as fit  # noqa: PLC0415
-    from glann.imle import load_latents  # noqa: PLC0415
-    from glann.storage import check_writable  # noqa: PLC0415
+    from glann.imle.fit import fit_imle as fit  # noqa: PLC0415
+    from glann.runtime.compute import execution  # noqa: PLC0415
+    from glann.runtime.files import check_writable  # noqa: PLC0415
+    from glann.runtime.npy import load_latents  # noqa: PLC0415
 
     check_writable(out)
     if out.suffix != ".safetensors":

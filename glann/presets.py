@@ -7,9 +7,9 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
-from glann.complaints import did_you_mean, nearest
-from glann.config import Params
 from glann.errors import GlannError
+from glann.params import Params
+from glann.runtime.validation import did_you_mean, nearest
 
 SCHEMA_FILE = "docs/params.schema.json"
 

@@ -3,21 +3,17 @@
 from stages.frame import stage
 
 with stage("evaluate") as this:
-    from glann.checkpoints import remove_finished
-    from glann.evaluate import evaluate
-    from glann.generator import Generator
-    from glann.imle import load_latents
+    from glann.evaluate.evaluation import evaluate
+    from glann.evaluate.report import print_table, write_report
+    from glann.runtime.checkpoint_files import remove_finished
+    from glann.runtime.npy import load_latents
+    from glann.sample.generator import Generator
 
     remove_finished(this.checkpoints, "imle")
     generator = Generator.load("data/imle/generator.safetensors", this.params.compute)
     latents = load_latents("data/glo/latents.npy", generator.decoder.architecture.latents)
     images, holdout = this.prepared("images"), this.prepared("holdout")
+    evaluation = evaluate(this.params.evaluate, this.params.seed, images, holdout, latents, generator)
     with this.outputs() as folder:
-        evaluate(
-            this.params,
-            images=images,
-            holdout=holdout,
-            latents=latents,
-            generator=generator,
-            folder=folder,
-        )
+        write_report(evaluation, holdout, folder)
+        print_table(evaluation)

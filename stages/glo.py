@@ -3,22 +3,23 @@
 from stages.frame import stage
 
 with stage("glo") as this:
-    from glann.checkpoints import Checkpoints
-    from glann.compute import execution
-    from glann.glo import train_glo
-    from glann.processes import rank
-    from glann.storage import file_digest, load_json, save_json, save_npy
+    from glann.glo.train import train_glo
+    from glann.runtime.compute import execution
+    from glann.runtime.files import file_digest, load_json, save_json
+    from glann.runtime.npy import save_npy
+    from glann.runtime.processes import rank
+    from glann.training.checkpoints import Checkpoints
 
     params = this.params
 
-    def run() -> None:
+    def work() -> None:
         """Train on the prepared images, and write the result."""
         images = this.prepared("images", check=rank() == 0)
-        how = execution(params.compute)
-        inputs = [params.glo.model_dump(), params.seed, how.numerics, load_json("data/prepare/dataset.json")]
+        on = execution(params.compute)
+        inputs = [params.glo.model_dump(), params.seed, on.numerics, load_json("data/prepare/dataset.json")]
         checkpoints = Checkpoints(this.checkpoints, "glo", inputs, params.compute.checkpoint_minutes)
 
-        result = train_glo(images, params.glo, params.seed, how, checkpoints)
+        result = train_glo(images, params.glo, params.seed, on, checkpoints)
 
         if rank() == 0:
             with this.outputs() as folder:
@@ -26,4 +27,4 @@ with stage("glo") as this:
                 result.decoder.save(folder / "decoder.safetensors", file_digest(folder / "latents.npy"))
                 save_json(folder / "losses.json", result.history)
 
-    this.launch(run)
+    this.launch(work)

@@ -3,30 +3,32 @@
 from stages.frame import stage
 
 with stage("imle") as this:
-    from glann.checkpoints import Checkpoints, remove_finished
-    from glann.compute import execution
-    from glann.decoders import DecoderNetwork
-    from glann.generator import Generator
-    from glann.imle import fit_imle, load_latents
-    from glann.processes import rank
-    from glann.storage import file_digest, save_json
+    from glann.imle.fit import fit_imle
+    from glann.networks.decoders.network import DecoderNetwork
+    from glann.networks.generator import save_generator
+    from glann.runtime.checkpoint_files import remove_finished
+    from glann.runtime.compute import execution
+    from glann.runtime.files import file_digest, save_json
+    from glann.runtime.npy import load_latents
+    from glann.runtime.processes import rank
+    from glann.training.checkpoints import Checkpoints
 
     params = this.params
 
-    def run() -> None:
+    def work() -> None:
         """Fit the mapping to the latents, and write the generator."""
-        how = execution(params.compute)
+        on = execution(params.compute)
         decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
         latents = load_latents("data/glo/latents.npy", decoder.architecture.latents)
-        inputs = [params.imle.model_dump(), params.seed, how.numerics, file_digest("data/glo/latents.npy")]
+        inputs = [params.imle.model_dump(), params.seed, on.numerics, file_digest("data/glo/latents.npy")]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
-        result = fit_imle(latents, params.imle, params.seed, how, checkpoints)
+        result = fit_imle(latents, params.imle, params.seed, on, checkpoints)
 
         if rank() == 0:
             with this.outputs() as folder:
-                Generator(result.mapping, decoder, how).save(folder / "generator.safetensors")
+                save_generator(folder / "generator.safetensors", result.mapping, decoder)
                 save_json(folder / "losses.json", result.history)
 
     remove_finished(this.checkpoints, "glo")
-    this.launch(run)
+    this.launch(work)

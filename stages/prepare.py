@@ -3,7 +3,7 @@
 from stages.frame import stage
 
 with stage("prepare") as this:
-    from glann.prepare import prepare
+    from glann.prepare.dataset import prepare
 
     with this.outputs() as folder:
         prepare(this.params.prepare, this.params.seed, folder)

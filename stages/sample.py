@@ -3,9 +3,9 @@
 from stages.frame import stage
 
 with stage("sample") as this:
-    from glann.checkpoints import remove_finished
-    from glann.generator import Generator
-    from glann.sample import draw_samples
+    from glann.runtime.checkpoint_files import remove_finished
+    from glann.sample.generator import Generator
+    from glann.sample.saving import draw_samples
 
     remove_finished(this.checkpoints, "imle")
     generator = Generator.load("data/imle/generator.safetensors", this.params.compute)

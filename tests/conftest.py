@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from glann.compute import Execution, execution
-from glann.config import Compute
-from glann.storage import save_tensors
+from glann.runtime.compute import Execution, execution
+from glann.runtime.settings import Compute
+from glann.runtime.tensors import save_tensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,7 +45,7 @@ def random_vgg(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A VGG-16 weights file with random weights: same format, same shapes, no download."""
     from torchvision.models import vgg16
 
-    from glann.decoders import initialize
+    from glann.networks.layers import initialize
 
     features = vgg16(weights=None).features
     initialize(features, torch.Generator().manual_seed(0))

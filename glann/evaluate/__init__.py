@@ -1,0 +1,1 @@
+"""Measuring a trained generator against images it has never seen."""

@@ -1,0 +1,71 @@
+"""One row of the table: every metric of two sets of features, in one place."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.evaluate.metrics import (
+    density_coverage,
+    f_beta,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+
+Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""Precision and recall of distributions, see `prd`."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric, or several that are computed together.
+
+    Attributes
+    ----------
+    columns
+        Keys in metrics.json, and their headings in the printed table.
+    compute
+        Called with features float32 [n, f], reference features float32 [m, f] and their curve; returns a
+        number per column.
+    """
+
+    columns: Mapping[str, str]
+    compute: Callable[[Tensor, Tensor, Curve], tuple[float, ...]]
+
+
+MEASURES = (
+    Measure({"frechet": "Fréchet ↓"}, lambda rows, real, curve: (frechet_distance(rows, real),)),
+    Measure({"kid": "KID ↓"}, lambda rows, real, curve: (kernel_distance(rows, real),)),
+    Measure(
+        {"precision": "precision ↑", "recall": "recall ↑"},
+        lambda rows, real, curve: precision_recall(rows, real),
+    ),
+    Measure(
+        {"density": "density ↑", "coverage": "coverage ↑"},
+        lambda rows, real, curve: density_coverage(rows, real),
+    ),
+    Measure({"f8": "F8 ↑", "f1_8": "F1/8 ↑"}, lambda rows, real, curve: f_beta(*curve)),
+)
+COLUMNS = {key: heading for measure in MEASURES for key, heading in measure.columns.items()}
+
+
+def compare(features: Tensor, reference: Tensor, curve: Curve) -> dict[str, float]:
+    """Compute one row of the table.
+
+    Parameters
+    ----------
+    features, reference
+        float32 [n, f] and [m, f].
+    curve
+        Their precision and recall of distributions.
+
+    Returns
+    -------
+    dict
+        A number per key of `COLUMNS`, to six digits, since processors differ beyond.
+    """
+    values = [value for measure in MEASURES for value in measure.compute(features, reference, curve)]
+    return {column: float(f"{value:.6g}") for column, value in zip(COLUMNS, values, strict=True)}

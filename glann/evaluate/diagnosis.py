@@ -1,0 +1,98 @@
+"""Where a model is weak: images that it misses, samples like no image, and whether it copies."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.evaluate.features import BATCH, Network, extract
+from glann.images.tensors import thumbnails
+from glann.neighbors.search import nearest
+from glann.runtime.progress import progress
+
+SHORTLIST = 50  # training images per sample: the nearest in pixels, which are then compared by features
+THUMBNAIL = 16  # px, for the comparison in pixels
+
+
+def farthest(queries: Tensor, database: Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the queries that are farthest from all rows of a database.
+
+    With training latents as queries and samples' as database these are the images that a model misses, with
+    features of samples and of images the samples like no image.
+
+    Parameters
+    ----------
+    queries, database
+        float32 [q, d] and [m, d], on one device.
+    count
+        How many to find.
+
+    Returns
+    -------
+    tuple
+        Rows of `queries`, int64 [count], the farthest first, and of each one's nearest in `database`.
+    """
+    distances, rows = nearest(queries, database)
+    worst = distances[:, 0].topk(min(count, len(queries))).indices
+    return worst.cpu().numpy(), rows[worst, 0].cpu().numpy()
+
+
+def quantiles(sets: dict[str, Tensor], images: Tensor) -> list[dict[str, float]]:
+    """Return how far the rows of each set are from their nearest image: its quantiles, in percent.
+
+    A model that copies is nearer to its training images than images are that nobody trained on.
+
+    Parameters
+    ----------
+    sets
+        Features float32 [m, f] by name.
+    images
+        Features of training images, float32 [n, f].
+
+    Returns
+    -------
+    list
+        For 0, 1, ... 100: {"percent": 0, name: distance in units of the features, six digits, ...}.
+    """
+    steps = np.linspace(0, 1, 101)
+    points: list[dict[str, float]] = [{"percent": round(100 * step)} for step in steps]
+    for name, rows in sets.items():
+        distances = nearest(rows, images)[0][:, 0].clamp_min(0).sqrt().cpu().numpy()
+        for point, value in zip(points, np.quantile(distances, steps), strict=True):
+            point[name] = float(f"{value:.6g}")
+    return points
+
+
+def nearest_images(
+    network: Network, samples: NDArray[np.uint8], images: NDArray[np.uint8], pool: NDArray[np.int64]
+) -> NDArray[np.uint8]:
+    """Find for every sample the training image with the nearest features: a copy, if the model memorises.
+
+    Only each sample's nearest images in pixels are candidates, since features of all would take minutes;
+    a copy is near in both.
+
+    Parameters
+    ----------
+    network
+        Images to features.
+    samples
+        uint8 [q, h, w, c].
+    images
+        The training images, uint8 [n, h, w, c].
+    pool
+        Rows of `images` that are searched, int64 [p], ascending.
+
+    Returns
+    -------
+    NDArray
+        uint8 [q, h, w, c].
+    """
+    with progress("nearest training images", len(pool), "images") as advance:
+        thumbs = []
+        for rows in np.array_split(pool, -(-len(pool) // BATCH)):
+            thumbs.append(thumbnails(images[rows], THUMBNAIL))
+            advance(len(rows))
+    _, near = nearest(thumbnails(samples, THUMBNAIL), torch.cat(thumbs), k=min(SHORTLIST, len(pool)))
+    candidates = np.asarray(images[pool[np.unique(near.numpy())]])
+    _, found = nearest(network(samples), extract(network, candidates, "features of candidates"))
+    return candidates[found[:, 0].numpy()]

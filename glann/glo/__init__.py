@@ -1,0 +1,1 @@
+"""Latents and decoder, optimised together (GLO)."""

@@ -1,0 +1,157 @@
+"""The latents of GLO: where they start, how they step, and the noise that the decoder sees on them."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from glann.glo.settings import Glo
+from glann.images.tensors import thumbnails
+from glann.runtime.processes import rows_at_first, total
+from glann.runtime.randomness import noise_rows, stream, stream_seed
+from glann.training.shards import Shard
+
+PCA_IMAGES = 10_000  # principal components are fitted to so many images
+PCA_SIZE = 32  # px to which images are reduced for it
+
+
+class LatentTable:
+    """One unit-norm latent per image, each with its own Adam moments and step count.
+
+    A step reads and writes the rows of its batch alone, so its cost does not grow with the table. Adam
+    (arXiv:1412.6980, algorithm 1) corrects the bias of young moments by the step count: it is kept per row,
+    since a row is stepped once an epoch.
+
+    Parameters
+    ----------
+    latents
+        This rank's rows, float32 [n, d] of unit length.
+    shard
+        Which rows these are.
+
+    Attributes
+    ----------
+    latents, moment, square
+        float32 [n, d].
+    steps
+        float32 [n].
+    """
+
+    def __init__(self, latents: Tensor, shard: Shard):
+        self.shard = shard
+        self.latents = latents
+        self.moment = torch.zeros_like(latents)
+        self.square = torch.zeros_like(latents)
+        self.steps = latents.new_zeros(len(latents))
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """Return the latents of a batch, float32 [b, d], as a leaf that collects a gradient."""
+        return self.latents[rows].requires_grad_()
+
+    def step(self, rows: Tensor, latents: Tensor, lr: float, scale: float) -> None:
+        """Step the batch's latents by their gradient times `scale`, and project them to the unit sphere.
+
+        The loss is a mean over the batch; with the batch's size as `scale` it is each image's own.
+        """
+        assert latents.grad is not None
+        betas = (0.5, 0.999)
+        gradient = latents.grad * scale
+        steps = self.steps[rows] + 1
+        moment = torch.lerp(gradient, self.moment[rows], betas[0])
+        square = torch.lerp(gradient.square(), self.square[rows], betas[1])
+        self.steps[rows], self.moment[rows], self.square[rows] = steps, moment, square
+        moment = moment / (1 - betas[0] ** steps)[:, None]
+        square = square / (1 - betas[1] ** steps)[:, None]
+        moved = latents.detach() - lr * moment / (square.sqrt() + 1e-8)
+        self.latents[rows] = F.normalize(moved, dim=1)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "latents": self.latents,
+            "moment": self.moment,
+            "square": self.square,
+            "steps": self.steps,
+        }
+
+    def expected(self) -> dict[str, Tensor]:
+        """Return what `state` does, without memory (see `glann.training.state.Rows`)."""
+        return {
+            name: value.new_empty(self.shard.n, *value.shape[1:], device="meta")
+            for name, value in self._tensors().items()
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all tensors by name; on rank 0, with the rows of all ranks."""
+        return {name: rows_at_first(value) for name, value in self._tensors().items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take this rank's rows from what `state` returned."""
+        for name, value in self._tensors().items():
+            value.copy_(tensors[name][self.shard.start : self.shard.stop])
+
+
+def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int, start: int, stop: int) -> Tensor:
+    """Return the first latents of images `start` to `stop`, float32 [stop - start, d] with unit rows.
+
+    "pca": the images' principal components, so that like images start near each other and directions have the
+    weight that they have in the images; where there are fewer than d, noise fills up. "pca_whitened": each
+    component divided by its spread, as the GLO paper proposes. "random": standard normal.
+    """
+    n, d = len(images), config.latent_dim
+    noise = noise_rows(start, stop, d, seed, "glo", "latents")
+    if config.latent_init == "random" or n < 3:
+        return F.normalize(noise, dim=1)
+    sample = torch.randperm(n, generator=stream(seed, "glo", "pca"))[:PCA_IMAGES].sort().values
+    vectors = thumbnails(images, PCA_SIZE, sample.numpy()).numpy()
+    whiten, latents = config.latent_init == "pca_whitened", noise.clone()
+    components = min(d, len(vectors) - 1, vectors.shape[1])
+    random_state = stream_seed(seed, "glo", "pca") % 2**32
+    pca = PCA(components, whiten=whiten, svd_solver="randomized", random_state=random_state)
+    # Sums in parallel depend on the number of cores; images may be constant.
+    with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
+        pca.fit(vectors)
+        latents *= 1.0 if whiten else float(pca.explained_variance_[-1]) ** 0.5
+        for first in range(start, stop, PCA_IMAGES):
+            rows = np.arange(first, min(first + PCA_IMAGES, stop))
+            found = pca.transform(thumbnails(images, PCA_SIZE, rows).numpy())
+            latents[rows - start, :components] = torch.from_numpy(found)
+    latents = latents.nan_to_num()
+    alike = latents.norm(dim=1, keepdim=True) < 1e-6  # images that do not differ from the mean
+    return F.normalize(torch.where(alike, noise, latents), dim=1)
+
+
+class LatentNoise:
+    """Noise on the latents of each batch, so that the decoder learns what lies between them.
+
+    Samples never hit a training latent: they are about as far from the nearest as training latents are from
+    each other, and a decoder that has seen these alone draws worse there. Directions in which latents differ
+    more get more noise.
+
+    Parameters
+    ----------
+    length
+        Of the noise, of which a latent has 1; 0: none.
+    latents
+        This rank's first latents, float32 [n, d].
+    shard
+        Which rows this rank has, so that noise is the same for any number of ranks.
+    seed
+        Of the draws.
+    """
+
+    def __init__(self, length: float, latents: Tensor, shard: Shard, seed: int):
+        self.shard, self.seed = shard, seed
+        self.spread = length * (total(latents.square().sum(dim=0)) / shard.n).sqrt()  # [d]
+        self.silent = length == 0
+
+    def __call__(self, latents: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Return the latents [b, d] of these rows, int64 [b], with the noise of a step, of unit length."""
+        if self.silent:
+            return latents
+        places = self.shard.places
+        noise = noise_rows(places.start, places.stop, latents.shape[1], self.seed, "glo", step, "noise")
+        noise = noise.to(latents.device, non_blocking=True)[self.shard.place(rows)]
+        return F.normalize(latents + noise * self.spread, dim=1)

@@ -1,0 +1,189 @@
+"""The reconstruction losses: what "looks like" means to GLO."""
+
+from collections.abc import Callable
+from types import EllipsisType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.glo.settings import Loss
+from glann.images.tensors import to_float, upload
+from glann.networks.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16, vgg16_structure
+from glann.runtime.compute import Execution
+from glann.runtime.memory import activation_bytes, check_memory
+from glann.runtime.progress import progress
+
+MULTI_SCALE_ABOVE = 64  # px; larger images are compared at a quarter of their size too, as in the paper
+CACHED_AT_ONCE = 64  # images
+
+ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+
+
+def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.uint8]) -> ReconstructionLoss:
+    """Return ``loss(decoded, targets, rows, draws)``, one float32 number.
+
+    Parameters
+    ----------
+    config
+        The `glo.loss` section of params.yaml.
+    execution
+        Device and precision.
+    images
+        All images that will be targets, uint8 [n, h, h, c].
+
+    Returns
+    -------
+    ReconstructionLoss
+        Of float [b, c, h, w] in [0, 1], `decoded` and `targets`; `rows` int64 [b] says which images the
+        targets are; `draws` decides what is random in the loss (crops).
+    """
+    if config.kind == "perceptual":
+        return Perceptual(config, execution, images)
+    plain = {"l1": l1, "laplacian": laplacian}[config.kind]
+    return lambda decoded, targets, rows, draws: plain(decoded, targets)
+
+
+def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -> int:
+    """Count what the loss of a batch of images of `size` px keeps for backward."""
+    if config.kind != "perceptual":
+        return 0
+    window = min(size, config.crop or size)
+    return activation_bytes(vgg16_structure(config.levels), (batch_size, 3, window, window), execution)
+
+
+def l1(images: Tensor, targets: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return (images.float() - targets).abs().mean()
+
+
+def laplacian(images: Tensor, targets: Tensor) -> Tensor:
+    """Lap1: the L1 distance of Laplacian pyramids (GLO, arXiv:1707.05776).
+
+    The paper sums 4^j |L_j| over level j; level j has 4^-j of the pixels, so that is a mean at every level.
+    The pyramid is linear: the pyramid of the difference is the difference of the pyramids.
+    """
+    difference = images.float() - targets
+    total = torch.zeros((), device=difference.device)
+    while min(difference.shape[-2:]) >= 8:
+        low = _blur(difference)[..., ::2, ::2]
+        high = difference - F.interpolate(low, size=difference.shape[-2:], mode="bilinear")
+        total = total + high.abs().mean()
+        difference = low
+    return total + difference.abs().mean()
+
+
+def _blur(images: Tensor) -> Tensor:
+    """Convolve both ways with [1, 4, 6, 4, 1] / 16, the kernel of Burt & Adelson (1983)."""
+    channels = images.shape[1]
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
+    images = F.pad(images, (2, 2, 2, 2), mode="reflect")
+    rows = F.conv2d(images, kernel.expand(channels, 1, 1, 5), groups=channels)
+    return F.conv2d(rows, kernel[:, None].expand(channels, 1, 5, 1), groups=channels)
+
+
+class Perceptual:
+    """VGG-16 features at several levels plus the pixels, all by L1, as in the GLANN paper.
+
+    The features of the targets never change. Where whole images are compared and the memory that the settings
+    grant is enough, they are computed once.
+    """
+
+    def __init__(self, config: Loss, execution: Execution, images: NDArray[np.uint8]):
+        self.config, self.execution = config, execution
+        self.network = vgg16(config.weights, config.levels)
+        self.network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
+        size = images.shape[1]
+        self.multi_scale = size > MULTI_SCALE_ABOVE
+        always_whole = not self.multi_scale and (config.crop is None or config.crop >= size)
+        self.kept = self._keep(images) if always_whole else None
+
+    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator) -> Tensor:
+        """Compare, see `reconstruction_loss`."""
+        total = self.config.pixel_weight * l1(decoded, targets)
+        if self.kept is not None:
+            wanted = [level[rows].permute(0, 3, 1, 2) for level in self.kept]
+            return total + _distance(self.features(decoded), wanted)
+        window = _random_window(decoded.shape[-1], self.config.crop, draws)
+        total = total + self._at_one_scale(decoded[window], targets[window], self.config.levels)
+        if self.multi_scale:
+            small, small_targets = F.avg_pool2d(decoded, 4), F.avg_pool2d(targets, 4)
+            total = total + self._at_one_scale(small, small_targets, min(self.config.levels, 4))
+        return total
+
+    def features(self, images: Tensor, levels: int | None = None) -> list[Tensor]:
+        """Return the activations at the ends of the first levels, each [b, c, h, w], channels last."""
+        taps = []
+        images = normalize_for_vgg(images).to(self.execution.precision)
+        for i, layer in enumerate(self.network[: LEVEL_ENDS[(levels or self.config.levels) - 1] + 1]):
+            images = layer(images)
+            if i in LEVEL_ENDS:
+                taps.append(images)
+        return taps
+
+    def _at_one_scale(self, decoded: Tensor, targets: Tensor, levels: int) -> Tensor:
+        with torch.no_grad():
+            wanted = self.features(targets, levels)
+        return _distance(self.features(decoded, levels), wanted)
+
+    @torch.no_grad()
+    def _keep(self, images: NDArray[np.uint8]) -> list[Tensor] | None:
+        """Compute the features of all images, each level [n, h, w, c], if there is memory for them.
+
+        Blocks are always the same, so that a resumed run has the same bytes.
+        """
+
+        def of(block: NDArray[np.uint8]) -> list[Tensor]:
+            return self.features(to_float(upload(block, self.execution)))
+
+        one = of(images[:1])
+        needed = len(images) * sum(level.nbytes for level in one)
+        if needed > self.config.cache_gib * 2**30:
+            return None
+        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed at each step"
+        check_memory("glo: features of all images", needed, self.execution, knob)
+        shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
+        kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
+        with progress("glo: features of the images", len(images), "images") as advance:
+            for start in range(0, len(images), CACHED_AT_ONCE):
+                block = images[start : start + CACHED_AT_ONCE]
+                for level, found in zip(kept, of(block), strict=True):
+                    level[start : start + len(block)] = found.permute(0, 2, 3, 1)
+                advance(len(block))
+        return kept
+
+
+def _distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """Sum the mean absolute differences of levels."""
+    return torch.stack([_MeanAbsolute.apply(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
+
+
+class _MeanAbsolute(torch.autograd.Function):
+    """Mean of |found - wanted|, with half the memory traffic of F.l1_loss.
+
+    Each image is summed in float32; in bfloat16 that sum is rounded to 8 bits, and the mean of images is not.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, found: Tensor, wanted: Tensor) -> Tensor:
+        difference = found - wanted
+        ctx.save_for_backward(difference)
+        return difference.abs().sum(dim=(1, 2, 3)).float().sum() / difference.numel()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference.sign().mul_((gradient / difference.numel()).to(difference.dtype)), None
+
+
+def _random_window(size: int, crop: int | None, draws: torch.Generator) -> tuple[slice | EllipsisType, ...]:
+    if crop is None or crop >= size:
+        return (...,)
+    # Uniform draws would hardly ever reach the corners: draw from further out and move back inside.
+    room = size - crop
+    draw = torch.randint(-(room // 2), room + room // 2 + 1, (2,), generator=draws)
+    top, left = draw.clamp(0, room).tolist()
+    return ..., slice(top, top + crop), slice(left, left + crop)

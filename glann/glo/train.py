@@ -1,0 +1,188 @@
+"""GLO: every image owns a latent; latents and decoder are optimised together (arXiv:1707.05776)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from glann.errors import GlannError
+from glann.glo.batches import read_ahead
+from glann.glo.latents import LatentNoise, LatentTable, initial_latents
+from glann.glo.losses import loss_bytes, reconstruction_loss
+from glann.glo.settings import Glo
+from glann.images.tensors import to_float, upload
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import SIZES_MADE
+from glann.networks.layers import initialize
+from glann.runtime.compute import Execution
+from glann.runtime.memory import activation_bytes, check_memory, weight_bytes
+from glann.runtime.processes import data_parallel, rank, ranks, rows_at_first
+from glann.runtime.randomness import stream
+from glann.training.checkpoints import Checkpoints
+from glann.training.course import Course
+from glann.training.optimization import adam, moving_average, step
+from glann.training.shards import Shard
+from glann.training.state import Parts
+
+LOOKED_AT = 64  # images whose variety is watched
+SETTLED_AFTER = 500  # steps, by which pictures differ
+LEAST_VARIETY = 0.02  # of the images' own
+
+
+@dataclass
+class GloResult:
+    """A trained decoder and its latents.
+
+    Attributes
+    ----------
+    latents
+        float32 [n, d], unit rows; row i belongs to image i. In a group of processes rank 0 has all,
+        the others have those of their own images.
+    decoder
+        The moving average of the trained decoder, in evaluation mode.
+    history
+        Per epoch: its number from 1 on and the mean loss.
+    """
+
+    latents: Tensor
+    decoder: DecoderNetwork
+    history: list[dict[str, float]]
+
+
+def train_glo(
+    images: NDArray[np.uint8],
+    config: Glo,
+    seed: int,
+    execution: Execution,
+    checkpoints: Checkpoints | None = None,
+) -> GloResult:
+    """Minimise the reconstruction loss over all latents and the decoder (GLO, eq. 1).
+
+    In a group of processes each has its share of the images with their latents; all have the same decoder.
+
+    Parameters
+    ----------
+    images
+        uint8 [n, h, h, c], may be memory-mapped.
+    config
+        The `glo` section of params.yaml.
+    seed
+        Of every random draw.
+    execution
+        Device and precision.
+    checkpoints
+        Where to resume from and to save to; None: neither.
+
+    Raises
+    ------
+    GlannError
+        If images are not as described, the decoder cannot make their size, or the loss stops being
+        finite (naming epoch, step and the last good checkpoint).
+    """
+    _check(images, config)
+    n, size, _, channels = images.shape
+    shard = Shard(n, config.batch_size, rank(), ranks())
+    architecture = DecoderArchitecture(
+        config=config.decoder, latent_dim=config.latent_dim, size=size, channels=channels
+    )
+    _check_memory(architecture, config, shard, execution)
+    first = initial_latents(images, config, seed, shard.start, shard.stop).to(execution.device)
+    table = LatentTable(first, shard)
+    perturb = LatentNoise(config.latent_noise, first, shard, seed)
+    decoder = DecoderNetwork(architecture)
+    initialize(decoder, stream(seed, "glo", "decoder"))
+    decoder.to(execution.device).to(memory_format=torch.channels_last)
+    parallel = data_parallel(decoder)
+    average = moving_average(decoder, config.ema)
+    optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
+    own = images[shard.start : shard.stop]
+    loss_of = reconstruction_loss(config.loss, execution, own)
+    parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer, "table": table}
+
+    with Course(
+        "glo", "images", parts, shard, config.epochs, config.schedule, checkpoints, _remedy(execution)
+    ) as course:
+        for _ in course.epochs():
+            for rows, weight, targets in read_ahead(own, course.batches(seed), execution):
+                i, factor = course.steps_done, course.learning_rate_factor
+                latents = table.rows(rows)
+                with execution.autocast():
+                    decoded = parallel(perturb(latents, rows, i))
+                    loss = loss_of(decoded, targets, rows, stream(seed, "glo", i, "loss"))
+                (loss * weight).backward()  # weighted, the mean over processes is the whole batch's gradient
+                step(optimizer, config.decoder_lr * factor)
+                # A latent has one image: its gradient is that of its own loss, not of the batch's mean.
+                table.step(rows, latents, config.latent_lr * factor, len(rows) / weight)
+                average.update_parameters(decoder)
+                course.step(loss, len(rows))
+            course.end_epoch()
+            _check_variety(course, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
+
+    trained = average.module
+    assert isinstance(trained, DecoderNetwork)
+    _recompute_batch_norm(trained, table, shard, seed, execution)
+    return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), course.history)
+
+
+def _check(images: NDArray[np.uint8], config: Glo) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) < 2:
+        raise GlannError(
+            f"glo: needs two or more images as uint8 [n, h, w, c], found {images.dtype} {list(images.shape)}"
+        )
+    sizes = SIZES_MADE[config.decoder.kind]
+    if images.shape[1] != images.shape[2] or images.shape[1] not in sizes:
+        raise GlannError(
+            f"glo.decoder.kind: {config.decoder.kind} makes squares of {', '.join(map(str, sizes))} px, "
+            f"the images are {images.shape[2]} x {images.shape[1]}"
+        )
+
+
+def _remedy(execution: Execution) -> str:
+    reduced = ", or set compute.precision to float32" * (execution.precision != torch.float32)
+    return f"lower glo.latent_lr and glo.decoder_lr, clip gradients by glo.parameter_groups{reduced}"
+
+
+def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:
+    d, batch = config.latent_dim, -(-shard.strata // shard.ranks)
+    with torch.device("meta"):
+        decoder = DecoderNetwork(architecture)
+    needed = (
+        (3 * d + 1) * 4 * (shard.stop - shard.start)
+        + weight_bytes(decoder)
+        + activation_bytes(decoder, (batch, d), execution)
+        + loss_bytes(config.loss, batch, architecture.size, execution)
+    )
+    knobs = [f"glo.batch_size ({config.batch_size})", f"glo.decoder.width ({config.decoder.width})"]
+    if config.loss.kind == "perceptual":
+        window = min(config.loss.crop or architecture.size, architecture.size)
+        knobs += [f"glo.loss.crop ({window} px)", f"glo.loss.levels ({config.loss.levels})"]
+    check_memory("glo", needed, execution, f"{', '.join(knobs)} or glo.latent_dim ({d})")
+
+
+@torch.no_grad()
+def _check_variety(
+    course: Course, decoder: nn.Module, latents: Tensor, images: NDArray[np.uint8], execution: Execution
+) -> None:
+    """Stop a run whose decoder draws the same picture for all latents, from which it will not come back."""
+    if course.steps_done < SETTLED_AFTER:
+        return
+    decoder.eval()
+    with execution.autocast():
+        decoded = decoder(latents).float()
+    decoder.train()
+    wanted = to_float(upload(images, execution))
+    if decoded.std(dim=0).mean() < LEAST_VARIETY * wanted.std(dim=0).mean():
+        course.stop(f"will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})")
+
+
+@torch.no_grad()
+def _recompute_batch_norm(
+    decoder: nn.Module, table: LatentTable, shard: Shard, seed: int, execution: Execution
+) -> None:
+    """Measure the batch-norm statistics again: those kept in training belong to other weights."""
+    batches = shard.batches(seed, "glo", "batch_norm")
+    with execution.autocast():
+        update_bn((table.latents[rows] for rows, _ in batches), decoder)

@@ -1,0 +1,1 @@
+"""Images as tensors and as PNG files."""

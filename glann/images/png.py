@@ -1,0 +1,85 @@
+"""Arrays to PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from glann.runtime.files import replacing
+
+Z_HUFFMAN_ONLY = 2  # as zlib.h numbers it
+GAP = 2  # white pixels between the images of a grid
+
+
+def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
+    """Lay images out row by row on white.
+
+    Parameters
+    ----------
+    images
+        uint8 [n, h, w, c].
+    columns
+        Images per row; default: as square a grid as there is.
+
+    Returns
+    -------
+    NDArray
+        uint8 [height, width, c].
+    """
+    n, h, w, c = images.shape
+    columns = columns or int(np.ceil(np.sqrt(n)))
+    rows = -(-n // columns)
+    canvas = np.full((rows * (h + GAP) + GAP, columns * (w + GAP) + GAP, c), 255, np.uint8)
+    for i, image in enumerate(images):
+        top, left = GAP + i // columns * (h + GAP), GAP + i % columns * (w + GAP)
+        canvas[top : top + h, left : left + w] = image
+    return canvas
+
+
+def save_png(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write uint8 [h, w, c], c = 1 or 3, as a PNG file."""
+    with replacing(path) as temporary:
+        _image(image).save(temporary)
+
+
+def save_png_quickly(path: str | Path, image: NDArray[np.uint8]) -> None:
+    """Write as `save_png` does, but for thousands of files: Huffman coding alone, and no wait for the disk.
+
+    On sampled faces that takes a third of the time and no more bytes.
+    """
+    Path(path).unlink(missing_ok=True)  # it may be a link, and what that leads to is somebody else's
+    with Path(path).open("xb") as file:
+        _image(image).save(file, "PNG", compress_type=Z_HUFFMAN_ONLY)
+
+
+def _image(image: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def save_labelled_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
+    """Draw one row of images per label, labels at the left, as a PNG file.
+
+    Parameters
+    ----------
+    path
+        The PNG file.
+    rows
+        Pairs of label and images uint8 [n, h, w, c].
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415 (half a second, only here)
+
+    columns = max(len(images) for _, images in rows)
+    figure = Figure(figsize=(columns + 1.4, 1.05 * len(rows)), dpi=100, layout="constrained")
+    axes: Any = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    for axis, (label, images) in zip(axes, rows, strict=True):
+        picture = grid(images, columns)
+        axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    with replacing(path) as temporary:
+        # Without the Software tag the file does not change with matplotlib's version.
+        figure.savefig(temporary, bbox_inches="tight", metadata={"Software": None})

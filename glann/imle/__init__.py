@@ -1,0 +1,1 @@
+"""The mapping from noise to latents, fitted by nearest-neighbour matching (IMLE)."""

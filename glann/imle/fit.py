@@ -1,0 +1,154 @@
+"""IMLE in latent space: noise is mapped onto latents by nearest-neighbour matching (arXiv:1809.09087)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from glann.errors import GlannError
+from glann.imle.calibration import ROWS_IN_FLOAT64, calibrate, fit_range
+from glann.imle.matching import CANDIDATES_AT_ONCE, Matching, candidate_count
+from glann.imle.settings import Imle
+from glann.neighbors.indexes import SearchIndex
+from glann.neighbors.search import checked_index
+from glann.networks.layers import initialize
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.runtime.compute import Execution
+from glann.runtime.memory import check_memory
+from glann.runtime.processes import data_parallel, rank, ranks
+from glann.runtime.randomness import stream
+from glann.training.checkpoints import Checkpoints
+from glann.training.course import Course
+from glann.training.optimization import adam, moving_average, step
+from glann.training.shards import Shard
+from glann.training.state import Parts
+
+SMALLEST = 1e-15  # largest number among latents, whose squares are still exact in float32
+REMEDY = "lower imle.lr, or clip gradients by imle.parameter_groups"
+
+
+@dataclass
+class ImleResult:
+    """A fitted mapping.
+
+    Attributes
+    ----------
+    mapping
+        The moving average of the mapping, in evaluation mode.
+    history
+        Per epoch: its number, counted from 1, the regression loss, and the mean squared distance from a
+        latent to its nearest candidate. Distances are in units of the latents' norm or spread.
+    """
+
+    mapping: MappingNetwork
+    history: list[dict[str, float]]
+
+
+def fit_imle(
+    latents: Tensor,
+    config: Imle,
+    seed: int,
+    execution: Execution,
+    checkpoints: Checkpoints | None = None,
+) -> ImleResult:
+    """Fit the mapping: draw noise, map it, find each latent's nearest candidate, regress (GLANN, section 3).
+
+    In a group of processes, each matches and regresses its share of the latents; all share the candidates.
+
+    Parameters
+    ----------
+    latents
+        float [n, d], of any norm; all of them on every process.
+    config
+        The `imle` section of params.yaml.
+    seed
+        Of every random draw.
+    execution
+        Device and precision. Candidates are mapped and compared in this precision; the regression always
+        runs in float32, since its batches are too small to gain from less.
+    checkpoints
+        Where to resume from and to save to; None: neither.
+
+    Raises
+    ------
+    GlannError
+        If there are fewer than 2 latents, one is not finite, the index cannot be built for them, there is not
+        enough memory, or the loss stops being finite.
+    """
+    n, d = latents.shape
+    count = candidate_count(config, n)
+    _check(latents, count)
+    _check_memory(n, d, count, config, checked_index(config.index, count, d), execution)
+    shard = Shard(n, config.batch_size, rank(), ranks())
+    mapping = MappingNetwork(
+        MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
+    )
+    initialize(mapping, stream(seed, "imle", "mapping"))
+    fit_range(mapping.to(latents.device), latents)
+    mapping.to(execution.device)
+    network = data_parallel(mapping.network)
+    average = moving_average(mapping, config.ema)
+    optimizer = adam(mapping.network, config.lr, config.parameter_groups)
+    wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
+    matching = Matching(wanted, shard, config, seed, execution)
+    parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer, "matching": matching}
+
+    with Course(
+        "imle", "latents", parts, shard, config.epochs, config.schedule, checkpoints, REMEDY
+    ) as course:
+        for epoch in course.epochs():
+            if epoch % config.refresh == 0 and course.at_start_of_epoch:
+                matching.renew(mapping, epoch)
+            mapping.train()
+            for rows, weight in course.batches(seed):
+                reached = mapping.project(network(matching.noise[rows]))
+                loss = regression_loss(reached, wanted[rows], config.loss)
+                (loss * weight).backward()  # weighted, the mean over processes is the whole batch's gradient
+                step(optimizer, config.lr * course.learning_rate_factor)
+                average.update_parameters(mapping)
+                course.step(loss, len(rows))
+            course.end_epoch(nearest=matching.distance)
+
+    fitted = average.module
+    assert isinstance(fitted, MappingNetwork)
+    calibrate(fitted, latents, config, count, seed, execution)
+    return ImleResult(fitted.eval(), course.history)
+
+
+def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
+    """Return the mean distance of rows float [b, d], or the mean squared distance.
+
+    If several latents share a noise, "squared" pulls its output to their mean, which resembles none of them
+    and is nearer to the centre than they are. "distance" pulls it to their geometric median, and latents far
+    away pull no harder than latents nearby.
+    """
+    squared = (reached - wanted).square().sum(dim=1)
+    return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
+
+
+def _check(latents: Tensor, count: int) -> None:
+    if len(latents) < 2 or not latents.isfinite().all():
+        raise GlannError("latents: imle needs 2 or more rows of finite numbers")
+    largest = float(latents.abs().max())
+    if largest and not SMALLEST < largest < 1 / SMALLEST:
+        raise GlannError(f"latents: the largest number is {largest:g}; scale them to about 1 first")
+    if ranks() > 1 and count < 2 * ranks():
+        raise GlannError(
+            f"imle.candidates: {count} draws for {len(latents)} latents are too few for {ranks()} processes; "
+            "raise it, or lower compute.processes"
+        )
+
+
+def _check_memory(n: int, d: int, count: int, config: Imle, index: SearchIndex, execution: Execution) -> None:
+    held = 4 * n * (d + 2 * config.noise_dim)
+    candidates = 4 * min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
+    if config.index != "Flat":  # block by block, joined, and in the index, with two numbers for each link
+        candidates = 4 * count * (3 * d + 2 * index.links)
+    knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
+    check_memory("imle", held + candidates, execution, f"{knobs} or the number of latents ({n})")
+    samples = (
+        4 * CANDIDATES_AT_ONCE * (d + config.noise_dim) * (config.correct_moments or config.residuals > 0)
+    )
+    moments_of_them = 8 * (8 * d**2 + 4 * ROWS_IN_FLOAT64 * d) * config.correct_moments
+    knobs = f"glo.latent_dim ({d}) or set imle.correct_moments to false"
+    check_memory("imle", held + samples + moments_of_them, execution, knobs)

@@ -1,0 +1,193 @@
+"""Nearest database rows by Faiss, on the GPU where the tensors are and Faiss sees one."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glann.errors import GlannError
+from glann.neighbors.bfloat16 import nearest_row
+from glann.neighbors.indexes import SearchIndex, parse_index
+from glann.runtime.reporting import memory_ran_out
+
+NUMBERS_AT_ONCE = 2**24  # compared one by one; 64 MiB
+QUERIES_AT_ONCE = 65_536  # in a scan, which takes some kB for each
+
+
+def nearest_in_blocks(
+    queries: Tensor, blocks: Iterable[Tensor], index: str = "Flat", precision: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Find the nearest row of every query in a database that comes in blocks.
+
+    Exact search looks at one block at a time and keeps the best so far, so that the whole database need never
+    be in memory; an approximate index needs it.
+
+    Parameters
+    ----------
+    queries
+        float32 [q, d].
+    blocks
+        Rows float32 [b, d] of the database on the queries' device, in order.
+    index
+        Faiss index factory string, as in `nearest`.
+    precision
+        bfloat16 lets exact search on the CPU use such products; the result is the same.
+
+    Returns
+    -------
+    tuple
+        Squared L2 distances float32 [q] and row numbers int64 [q], counted over all blocks.
+    """
+    if index != "Flat":
+        distances, rows = nearest(queries, torch.cat([*blocks]), index=index)
+        return distances[:, 0], rows[:, 0]
+    best = queries.new_full((len(queries),), torch.inf)
+    best_rows = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    before = 0
+    for block in blocks:
+        if precision == torch.bfloat16 and not queries.is_cuda:
+            parts = [nearest_row(part, block) for part in queries.split(QUERIES_AT_ONCE)]
+            distances, rows = (torch.cat(found) for found in zip(*parts, strict=True))
+        else:
+            distances, rows = (found[:, 0] for found in nearest(queries, block))
+        closer = distances < best
+        best = torch.where(closer, distances, best)
+        best_rows = torch.where(closer, rows + before, best_rows)
+        before += len(block)
+    return best, best_rows
+
+
+def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") -> tuple[Tensor, Tensor]:
+    """Find the k nearest database rows of every query.
+
+    Parameters
+    ----------
+    queries, database
+        float32 [q, d] and [m, d], on one device.
+    k
+        Neighbours per query, at most m.
+    index
+        Faiss index factory string; "Flat" is exact.
+
+    Returns
+    -------
+    tuple
+        Squared L2 distances float32 [q, k], ascending, and row numbers int64 [q, k]. An approximate index
+        chooses the rows; the distances are those of the rows themselves.
+
+    Raises
+    ------
+    GlannError
+        If the index string is not known, the index cannot be built for this database, or memory runs out.
+    """
+    faiss = _faiss()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    queries, database = queries.detach().contiguous(), database.detach().contiguous()
+    if index != "Flat":
+        searcher = checked_index(index, len(database), database.shape[1])
+        return _by_index(queries, database, k, searcher)
+    if not _on_gpu(queries):
+        found = faiss.knn(queries.cpu().numpy(), database.cpu().numpy(), k)
+        distances, rows = (torch.from_numpy(part) for part in found)
+        return distances.to(queries.device), rows.to(queries.device)
+    resources = _gpu_resources(queries.get_device())
+    return faiss.knn_gpu(resources, queries, database, k, device=queries.get_device())
+
+
+def checked_index(index: str, rows: int, dim: int) -> SearchIndex:
+    """Read an index string and check that it can be built for so many rows of `dim` numbers.
+
+    Raises
+    ------
+    GlannError
+        Saying what to change.
+    """
+    try:
+        parsed = parse_index(index)
+    except ValueError as error:
+        raise GlannError(f"imle.{error}") from None
+    parsed.check(rows, dim)
+    return parsed
+
+
+def _on_gpu(rows: Tensor) -> bool:
+    """Say whether Faiss can search where the rows are; one without GPU support searches on the CPU."""
+    return rows.is_cuda and _faiss().get_num_gpus() > 0
+
+
+@cache
+def _faiss() -> Any:
+    try:
+        import faiss  # noqa: PLC0415 (here its absence can be said in one line)
+        import faiss.contrib.torch_utils  # noqa: PLC0415 (Faiss reads and writes torch tensors without a copy)
+    except ImportError as error:
+        raise GlannError(
+            f"Faiss cannot be imported ({error}); pip install faiss-gpu on Linux x86-64, faiss-cpu elsewhere"
+        ) from None
+    return faiss
+
+
+@cache
+def _gpu_resources(device: int) -> Any:
+    """Return this device's Faiss workspace; making one takes a second and gigabytes, so it is kept."""
+    return _faiss().StandardGpuResources()
+
+
+def _by_index(queries: Tensor, database: Tensor, k: int, index: SearchIndex) -> tuple[Tensor, Tensor]:
+    faiss = _faiss()
+    on_gpu = _on_gpu(queries) and index.has_gpu_version
+    asked, held = (queries, database) if on_gpu else (queries.cpu(), database.cpu())
+    with _refusals_in_one_line(index, database):
+        searcher = faiss.index_factory(held.shape[1], index.factory)
+        if on_gpu:
+            device = queries.get_device()
+            searcher = faiss.index_cpu_to_gpu(_gpu_resources(device), device, searcher)
+        searcher.train(_spread(held, index.training_rows))
+        if index.links:  # several threads may build another graph each time
+            faiss.omp_set_num_threads(1)
+        searcher.add(held)
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        if index.setting:
+            space = faiss.GpuParameterSpace() if on_gpu else faiss.ParameterSpace()
+            space.set_index_parameters(searcher, index.setting)
+        rows = searcher.search(asked, k)[1].to(queries.device)
+    short = (rows < 0).any(dim=1)  # what was looked at for these queries held too few rows
+    if short.any():
+        rows[short] = nearest(queries[short], database, k)[1]
+    return _in_order(queries, database, rows)
+
+
+def _spread(rows: Tensor, count: int) -> Tensor:
+    """Return so many rows, or all if there are fewer, at equal distances."""
+    if len(rows) <= count:
+        return rows
+    return rows[torch.arange(count, device=rows.device) * len(rows) // count]
+
+
+def _in_order(queries: Tensor, database: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Sort the rows int64 [q, k] found for each query by their distances, and return both.
+
+    Codes stand for rows that are a little elsewhere, so what an index returns are not the distances of rows.
+    """
+    at_once = max(1, NUMBERS_AT_ONCE // (rows.shape[1] * database.shape[1]))
+    parts = [
+        (asked[:, None] - database[chosen]).square().sum(dim=2)  # => [b, k]
+        for asked, chosen in zip(queries.split(at_once), rows.split(at_once), strict=True)
+    ]
+    distances, order = torch.cat(parts).sort(dim=1, stable=True)
+    return distances, rows.gather(1, order)
+
+
+@contextmanager
+def _refusals_in_one_line(index: SearchIndex, database: Tensor) -> Iterator[None]:
+    what = f"imle.index: {index.factory} of {len(database)} rows of {database.shape[1]} numbers"
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if memory_ran_out(error):
+            raise GlannError(f"{what}: memory ran out; lower imle.candidates, or use Flat") from None
+        reason = " ".join(str(error).rsplit(": ", 1)[-1].split())[:150]
+        raise GlannError(f"{what}: Faiss failed ({reason}); use Flat") from None

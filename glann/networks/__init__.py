@@ -1,0 +1,1 @@
+"""The networks: decoders, mappings, and VGG-16."""

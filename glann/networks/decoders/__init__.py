@@ -1,0 +1,1 @@
+"""Decoders: latents to images."""

@@ -1,0 +1,26 @@
+"""The settings of a decoder, `glo.decoder` in params.yaml."""
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+
+from glann.runtime.settings import Section
+
+SIZES_MADE = {
+    "infogan": (28, 32),
+    "dcgan": (64, 128, 256, 512, 1024),
+    "residual": (16, 32, 64, 128, 256, 512, 1024),
+}
+
+
+class Decoder(Section):
+    """The network from latents to images."""
+
+    kind: Literal["infogan", "dcgan", "residual"] = "residual"
+    """infogan (the paper's, 28 and 32 px), dcgan (64 px and up), residual (16 to 1024 px)"""
+    width: int = Field(32, ge=4, le=1024)
+    """channels at the highest resolution; lower resolutions have more (the papers: 64)"""
+    batch_norm: bool = True
+    """batch normalisation in infogan and dcgan (the paper: off for cifar10); residual has none"""

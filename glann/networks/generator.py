@@ -1,0 +1,42 @@
+"""The generator file: mapping and decoder together, all that sampling needs."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.runtime.tensors import load_network, save_tensors
+
+
+def save_generator(path: str | Path, mapping: MappingNetwork, decoder: DecoderNetwork) -> None:
+    """Write both networks as one safetensors file, with their architectures in the header."""
+    header = {"mapping": mapping.architecture.model_dump(), "decoder": decoder.architecture.model_dump()}
+    save_tensors(path, _Networks(mapping, decoder).state_dict(), header)
+
+
+def load_generator(path: str | Path) -> tuple[MappingNetwork, DecoderNetwork]:
+    """Read both networks, in evaluation mode.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing, damaged or not a generator.
+    """
+    networks = load_network(path, _build).eval()
+    return networks.mapping, networks.decoder
+
+
+class _Networks(nn.Module):
+    def __init__(self, mapping: MappingNetwork, decoder: DecoderNetwork):
+        super().__init__()
+        self.mapping = mapping
+        self.decoder = decoder
+
+
+def _build(header: Any) -> _Networks:
+    return _Networks(
+        MappingNetwork(MappingArchitecture.model_validate(header["mapping"])),
+        DecoderNetwork(DecoderArchitecture.model_validate(header["decoder"])),
+    )

@@ -1,0 +1,61 @@
+"""Layers that decoders and mappings share, and how all layers start."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from glann.runtime.processes import ranks, total
+
+# The last layer of a decoder starts small, so that images start grey: a saturated sigmoid never learns.
+START_GREY = 0.1
+
+
+class BatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Normalise features [b, c] or [b, c, h, w] by the mean and variance of the whole batch, on all ranks.
+
+    torch's SyncBatchNorm, which does the same, exists for GPUs only.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise; while training, statistics are those of the batch and running ones follow."""
+        if not self.training or ranks() == 1:
+            return super().forward(input)
+        assert self.running_mean is not None and self.running_var is not None
+        assert self.num_batches_tracked is not None
+        dims = [0, *range(2, input.dim())]
+        values = input.float()
+        count = total(torch.tensor(values.numel() / values.shape[1], device=input.device))
+        sums = all_reduce(torch.stack([values.sum(dims), values.square().sum(dims)])) / count  # => [2, c]
+        mean, variance = sums[0], sums[1] - sums[0].square()
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            share = self.momentum or 1 / int(self.num_batches_tracked)
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * count / (count - 1), share)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        shape = (1, -1, *[1] * (input.dim() - 2))
+        return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(input.dtype)
+
+
+def initialize(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights from `generator`: He et al. (arXiv:1502.01852) for layers, zero for biases.
+
+    A layer with an attribute ``init_scale`` has its weights multiplied by it.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            # A transposed convolution of stride s reaches each output by 1 / s² of its taps.
+            taps = layer.weight[0].numel()
+            if isinstance(layer, nn.ConvTranspose2d):
+                taps = layer.weight[:, 0].numel() // math.prod(layer.stride)
+            nn.init.normal_(layer.weight, 0, math.sqrt(2 / taps), generator=generator)
+            with torch.no_grad():
+                layer.weight *= getattr(layer, "init_scale", 1.0)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -1,0 +1,1 @@
+"""Mappings: noise to latents."""

@@ -1,0 +1,107 @@
+"""VGG-16's convolutional features (Simonyan & Zisserman, arXiv:1409.1556), frozen."""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import VGG16_Weights
+from torchvision.models import vgg16 as torchvision_vgg16
+
+from glann.errors import GlannError
+from glann.runtime.tensors import load_tensors
+
+# The last layer of each level: the ReLU behind conv1_2, conv2_2, conv3_2, conv4_3, conv5_3,
+# the layers that the GLANN paper compares.
+LEVEL_ENDS = (3, 8, 13, 22, 29)
+WANTED = "name torchvision's vgg16 .pth, or a .safetensors of vgg16().features.state_dict()"
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def vgg16(weights: str | None, levels: int) -> nn.Sequential:
+    """Return the feature layers up to the end of level `levels`, in evaluation mode, needing no gradient.
+
+    Parameters
+    ----------
+    weights
+        A .safetensors file with the keys of ``vgg16().features.state_dict()``, or torchvision's .pth of the
+        whole network; None lets torchvision download it.
+    levels
+        1 to 5; level k ends at layer ``LEVEL_ENDS[k - 1]``.
+
+    Returns
+    -------
+    nn.Sequential
+        float32; input [b, 3, h, w] from `normalize_for_vgg`.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing, is no VGG-16, or cannot be downloaded.
+    """
+    features = vgg16_structure()
+    expected = features.state_dict()
+    tensors = _read(weights)
+    tensors = {name.removeprefix("features."): value for name, value in tensors.items()}
+    for name, value in expected.items():
+        if name not in tensors or tensors[name].shape != value.shape:
+            raise GlannError(
+                f"{weights}: not VGG-16's features ({name} of shape {tuple(value.shape)} is missing); "
+                f"{WANTED}"
+            )
+    features.load_state_dict({name: tensors[name].float() for name in expected}, assign=True)
+    return features[: LEVEL_ENDS[levels - 1] + 1].eval().requires_grad_(False)
+
+
+def vgg16_structure(levels: int = 5) -> nn.Sequential:
+    """Return the feature layers up to the end of level `levels` on torch's "meta" device, without weights."""
+    with torch.device("meta"):
+        features = torchvision_vgg16(weights=None).features
+    return features[: LEVEL_ENDS[levels - 1] + 1]
+
+
+def normalize_for_vgg(images: Tensor) -> Tensor:
+    """Turn float [b, c, h, w] in [0, 1], c = 1 or 3, into ImageNet-normalised [b, 3, h, w]."""
+    mean = torch.tensor(MEAN, device=images.device)[:, None, None]
+    std = torch.tensor(STD, device=images.device)[:, None, None]
+    return (images.float() - mean) / std  # one channel broadcasts to three
+
+
+def _read(weights: str | None) -> dict[str, Tensor]:
+    if weights is None:
+        return _download()
+    if not Path(weights).is_file():
+        what = "a folder" if Path(weights).is_dir() else "no such file"
+        raise GlannError(f"{weights}: {what}; set the weights key to a VGG-16 weights file, or to null")
+    if weights.endswith(".safetensors"):
+        return load_tensors(weights)[0]
+    try:
+        with warnings.catch_warnings():  # of formats that it tries before it gives up
+            warnings.simplefilter("ignore")
+            found = torch.load(weights, map_location="cpu", weights_only=True)  # refuses anything but data
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # an unpickler raises anything at all on other files
+        raise GlannError(f"{weights}: not a weights file; {WANTED}") from None
+    if not isinstance(found, dict):
+        raise GlannError(f"{weights}: holds no named tensors; {WANTED}")
+    return {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+
+
+def _download() -> dict[str, Tensor]:
+    source = VGG16_Weights.IMAGENET1K_V1
+    target = Path(torch.hub.get_dir()) / "checkpoints" / Path(source.url).name
+    there = target.is_file()
+    try:
+        return dict(source.get_state_dict(progress=sys.stderr.isatty(), check_hash=True))
+    except MemoryError:
+        raise
+    except Exception as error:  # of the network, of a wrong digest, of a file cut short
+        if there:
+            raise GlannError(f"{target}: damaged; delete it, and it is downloaded again") from None
+        why = " ".join(str(error).split())[:150]
+        raise GlannError(
+            f"VGG-16 weights: could not download {source.url} ({why}); fetch it elsewhere and put it at "
+            f"{target}, or name the file in glo.loss.weights (evaluate.weights for features: vgg)"
+        ) from None

@@ -1,0 +1,173 @@
+"""Images from anywhere become two arrays of equal squares: one to train on, one to evaluate with."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from glann.errors import GlannError
+from glann.images.png import grid, save_png
+from glann.prepare.reading import BYTES_PER_PIXEL, Pixels, decode_all
+from glann.prepare.settings import Prepare
+from glann.prepare.sources import Source, find_images
+from glann.prepare.workers import in_order
+from glann.runtime.compute import cores
+from glann.runtime.files import all_or_none, save_json
+from glann.runtime.memory import available
+from glann.runtime.npy import NpyWriter
+from glann.runtime.progress import progress
+from glann.runtime.randomness import stream_seed
+
+PREVIEW = 64  # images
+LEAST_HOLDOUT = 2  # that the settings allow
+WORTH_PROCESSES = 512  # images; fewer are done before worker processes have started
+MAX_PROCESSES = 32  # beyond, this process cannot write as fast as they decode
+PROCESS_BYTES = 2**28  # of a worker process that has nothing to do
+CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # what a worker process sends at once, at most
+
+
+def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = None) -> None:
+    """Write images.npy, holdout.npy, dataset.json and preview.png into `folder`: all four or none.
+
+    Parameters
+    ----------
+    config
+        Which images, and what becomes of them.
+    seed
+        Chooses the images (where there are more than `config.count`), the hold-out images, and the avatars.
+    folder
+        Made if it is not there.
+    processes
+        Worker processes; default: one per processor core, or as many as have memory for the largest images.
+        The arrays do not depend on it.
+    """
+    source = find_images(config, seed)
+    found = len(source.items)
+    _check_enough(found, config)
+    if source.in_random_order:
+        order = np.arange(found)
+    else:
+        order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
+    wanted = min(found, config.count or found)
+    bad: dict[int, str] = {}
+    with all_or_none(folder) as inside:  # the source may lie in the same folder
+        shape = (config.resolution, config.resolution, config.channels)
+        with (
+            NpyWriter(inside / "images.npy", shape) as train_file,
+            NpyWriter(inside / "holdout.npy", shape) as holdout_file,
+            progress("prepare", wanted, "images") as advance,
+        ):
+            train, holdout = _Images(train_file), _Images(holdout_file)
+            # The next in the random order stands in for a bad file: `count` is a count of good images.
+            for i, pixels in _decoded(source, order, wanted, config, processes):
+                if isinstance(pixels, str):
+                    bad[i] = pixels
+                    continue
+                (holdout if holdout.count < config.holdout else train).append(pixels)
+                advance(1)
+                if holdout.count + train.count == wanted:
+                    break
+        taken = holdout.count + train.count
+        _check_bad(source, bad, taken, config)
+        _check_enough(taken, config)
+        save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))
+        bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
+        dataset = {
+            "source": config.source,
+            "found": found,
+            "requested": config.count,
+            "taken": taken,
+            "train": train.count,
+            "holdout": holdout.count,
+            "bad": len(bad),
+            "bad_files": sorted(bad_files, key=lambda file: file["name"]),
+            "channel_means": train.channel_means(),
+            "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
+        }
+        save_json(inside / "dataset.json", dataset)
+
+
+class _Images:
+    """One of the two arrays while it is written, and what dataset.json says of it."""
+
+    def __init__(self, file: NpyWriter) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._sums: NDArray[np.uint64] | int = 0
+        self._pixels = 0
+
+    @property
+    def count(self) -> int:
+        return self._file.count
+
+    def append(self, image: Pixels) -> None:
+        self._file.append(image[None])
+        self._digest.update(image.data)
+        self._sums = self._sums + image.sum((0, 1), dtype=np.uint64)
+        self._pixels += image.shape[0] * image.shape[1]
+
+    def sha256(self) -> str:
+        """Return what `digest_of_rows` makes of the array."""
+        return self._digest.hexdigest()
+
+    def channel_means(self) -> list[float]:
+        """Return the mean of each channel, 0 to 1."""
+        return [int(channel) / (255 * self._pixels) for channel in np.atleast_1d(self._sums)]
+
+
+def _check_enough(images: int, config: Prepare) -> None:
+    if images > config.holdout:
+        return
+    ways = ["lower prepare.holdout"] * (images > LEAST_HOLDOUT)
+    ways += ["add images"] * (config.source in ("folder", "npy"))
+    raise GlannError(
+        f"prepare.holdout: {config.holdout} images are to be held out and there are only {images}, "
+        f"which leaves none to train on; {' or '.join(ways) or 'use another prepare.source'}"
+    )
+
+
+def _check_bad(source: Source, bad: Mapping[int, str], good: int, config: Prepare) -> None:
+    tried = len(bad) + good
+    if len(bad) <= config.max_bad_fraction * tried:
+        return
+    first = ", ".join(f"{source.name(i)[:80]} ({reason})" for i, reason in [*bad.items()][:3])
+    allowed = (
+        f"the share of {config.max_bad_fraction:g} allowed" if config.max_bad_fraction else "the 0 allowed"
+    )
+    # A higher share helps where it leaves enough images.
+    enough = math.ceil(100 * len(bad) / tried) / 100
+    raised = f", or raise prepare.max_bad_fraction to {enough:g}" * (good > config.holdout)
+    raise GlannError(
+        f"prepare.max_bad_fraction: {len(bad)} of {tried} images cannot be used, "
+        f"more than {allowed}: {first}{', ...' * (len(bad) > 3)}; {source.remedy([*bad])}{raised}"
+    )
+
+
+def processes_that_fit(pixels: int, free: int) -> int:
+    """Return how many worker processes can each decode an image of so many pixels in `free` bytes."""
+    return max(1, min(cores(), MAX_PROCESSES, free // (PROCESS_BYTES + BYTES_PER_PIXEL * pixels)))
+
+
+def _decoded(
+    source: Source, order: NDArray[np.int64], wanted: int, config: Prepare, processes: int | None
+) -> Iterator[tuple[int, Pixels | str]]:
+    """Yield for each item, in the given order, its index and its pixels or the reason why there are none."""
+    if processes is None:
+        processes = (
+            processes_that_fit(source.pixels, available(torch.device("cpu")))
+            if wanted >= WORTH_PROCESSES
+            else 1
+        )
+    length = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (config.resolution**2 * config.channels)))
+    chunks = [order[start : start + length].tolist() for start in range(0, len(order), length)]
+    jobs = ([source.items[i] for i in chunk] for chunk in chunks)
+    decode = partial(decode_all, decode=source.decode, config=config)
+    with closing(in_order(decode, jobs, processes)) as results:
+        for chunk, pixels in zip(chunks, results, strict=False):
+            yield from zip(chunk, pixels, strict=True)

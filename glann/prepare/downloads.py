@@ -1,0 +1,86 @@
+"""Data sets that are downloaded, by torchvision and scikit-learn."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from glann.errors import GlannError
+from glann.prepare.source import Source, files_of, names_in, rows_of
+
+DOWNLOAD_SECONDS = 60  # without an answer, after which a download has failed
+MNIST_FILES = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and both t10k-*-ubyte.gz"
+BY_HAND = {
+    "mnist": f"{MNIST_FILES} into {{cache}}/MNIST/raw",
+    "fashion_mnist": f"{MNIST_FILES} into {{cache}}/FashionMNIST/raw",
+    "cifar10": "cifar-10-python.tar.gz into {cache}",
+    "celeba": "img_align_celeba/ (unpacked), the four list_*.txt and identity_CelebA.txt into {cache}/celeba",
+    "olivetti": "olivettifaces.mat into {cache}",
+    "lfw": "lfw_funneled/ (unpacked) into {cache}/lfw_home",
+}
+LFW_FACE = (62, 70, 187, 195)  # left, top, right, bottom: scikit-learn's default rows, and as many columns
+
+
+def _torchvision(name: str, cache: Path) -> Source:
+    from torchvision import datasets  # noqa: PLC0415 (two seconds, only here)
+
+    return rows_of(np.asarray(getattr(datasets, name)(cache, train=True, download=True).data))
+
+
+def _celeba(cache: Path) -> Source:
+    from torchvision.datasets import CelebA  # noqa: PLC0415
+
+    names = CelebA(cache, split="train", download=True).filename
+    root = cache / "celeba" / "img_align_celeba"
+    return files_of([os.fsencode(name) for name in names], os.fsencode(root), f"unpack {root} again")
+
+
+def _olivetti(cache: Path) -> Source:
+    from sklearn.datasets import fetch_olivetti_faces  # noqa: PLC0415
+
+    return rows_of(fetch_olivetti_faces(data_home=cache).images)
+
+
+def _lfw(cache: Path) -> Source:
+    """Return the files, not scikit-learn's array: in colour at full size that takes 4 GB of memory."""
+    folder = cache / "lfw_home" / "lfw_funneled"
+    if not folder.is_dir():
+        from sklearn.datasets import fetch_lfw_people  # noqa: PLC0415
+
+        fetch_lfw_people(data_home=cache, min_faces_per_person=500)  # downloads all, loads one person
+    root = os.fsencode(folder)
+    names = [name for name in names_in(root) if name.endswith(b".jpg")]
+    if not names:
+        raise FileNotFoundError(f"no pictures in {folder}")
+    return files_of(names, root, f"unpack {folder} again", LFW_FACE)
+
+
+DOWNLOADED: dict[str, Callable[[Path], Source]] = {
+    "mnist": partial(_torchvision, "MNIST"),
+    "fashion_mnist": partial(_torchvision, "FashionMNIST"),
+    "cifar10": partial(_torchvision, "CIFAR10"),
+    "celeba": _celeba,
+    "olivetti": _olivetti,
+    "lfw": _lfw,
+}
+
+
+@contextmanager
+def downloading(source: str, cache: Path) -> Iterator[None]:
+    """Say in one line what to do where a download fails, in whatever way."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_SECONDS)  # behind some firewalls a download would wait for ever
+    try:
+        yield
+    except Exception as error:
+        why = " ".join(str(error).split())[:150] or type(error).__name__
+        raise GlannError(
+            f"prepare.source: no {source} ({why}); put {BY_HAND[source].format(cache=cache)}, "
+            "or use prepare.source folder or npy"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)

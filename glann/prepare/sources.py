@@ -1,0 +1,89 @@
+"""Where images come from."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+from glann.errors import GlannError
+from glann.prepare.arrays import open_images, remedy
+from glann.prepare.avatars import draw_avatar
+from glann.prepare.downloads import DOWNLOADED, downloading
+from glann.prepare.reading import RowsOf
+from glann.prepare.settings import Prepare
+from glann.prepare.source import Source, files_of, names_in
+from glann.runtime.files import STAGES
+from glann.runtime.randomness import stream_seed
+
+
+def find_images(config: Prepare, seed: int) -> Source:
+    """Find the images that `config` names, downloading them where need be."""
+    if config.source == "avatars":
+        return _avatars(config, seed)
+    if config.source == "folder":
+        _not_our_own(config.path, "pictures", "data/raw")
+        return _folder(config.path)
+    if config.source == "npy":
+        _not_our_own(config.path, "an array", "data/raw/images.npy")
+        return _npy(config)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glann"
+    with downloading(config.source, cache):
+        return DOWNLOADED[config.source](cache)
+
+
+def _avatars(config: Prepare, seed: int) -> Source:
+    """Return faces drawn on demand; face i is the same whatever the count."""
+    seeds = [stream_seed(seed, "prepare", "avatar", i) for i in range(config.count or 0)]
+    return Source(
+        seeds,
+        draw_avatar,
+        "avatar {}".format,
+        lambda _: "install python-avatars and resvg-py again",
+        pixels=config.resolution**2,
+        in_random_order=True,
+    )
+
+
+def _not_our_own(path: str, what: str, instead: str) -> None:
+    """Refuse the outputs of the pipeline: a model would train on its own pictures."""
+    found = Path(os.path.realpath(path))
+    for output in (Path("data") / stage for stage in STAGES):
+        written = Path(os.path.realpath(output))
+        inside = found.is_relative_to(written)
+        if inside or (written.exists() and written.is_relative_to(found)):
+            raise GlannError(
+                f"prepare.path: {path} {'is in' if inside else 'holds'} {output}, where the pipeline "
+                f"puts its own results; name {what} of yours elsewhere, e.g. {instead}"
+            )
+
+
+def _folder(path: str) -> Source:
+    """Return all files of a tree, by relative path; hidden files and folders are left out."""
+    try:
+        os.scandir(path).close()
+    except NotADirectoryError:
+        what = "set prepare.source to npy" if path.endswith(".npy") else "name the folder that it is in"
+        raise GlannError(f"prepare.path: {path}: Not a directory; {what}") from None
+    except PermissionError:
+        raise GlannError(f"prepare.path: {path}: Permission denied; make it readable") from None
+    except OSError as error:
+        raise GlannError(f"prepare.path: {path}: {error.strerror}; name a folder of images") from None
+    root = os.fsencode(path)
+    names = names_in(root)
+    if not names:
+        raise GlannError(
+            f"prepare.path: no files in {path} or its subfolders; put images there "
+            "(hidden files and linked folders do not count)"
+        )
+    return files_of(names, root, "remove or repair them")
+
+
+def _npy(config: Prepare) -> Source:
+    """Return the rows of an .npy file, by number."""
+    array = open_images(config)
+    return Source(
+        range(len(array)),
+        RowsOf(config.path),
+        "row {}".format,
+        partial(remedy, array),
+        pixels=array.shape[1] * array.shape[2],
+    )

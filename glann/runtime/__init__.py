@@ -1,0 +1,1 @@
+"""What every stage stands on: device, processes, files, randomness, signals, messages."""

@@ -1,0 +1,42 @@
+"""Which code is running: digests of the modules, taken before any of them can be edited during a run."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def digests(folder: Path) -> dict[Path, str]:
+    """Return the SHA-256 of every Python file below a folder; hidden ones are editors' own."""
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*.py"))
+        if not path.name.startswith(".") and path.is_file()
+    }
+
+
+def changed(before: dict[Path, str]) -> list[Path]:
+    """Return the files among `before` that this process has imported and that are no longer the same."""
+    imported = {
+        Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))
+    }
+    return [
+        path
+        for path, digest in before.items()
+        if path in imported
+        and (not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest)
+    ]
+
+
+AT_START = digests(PACKAGE)
+"""This package when it was first imported."""
+
+
+def digests_of_stage(stage: str, stages: tuple[str, ...]) -> list[str]:
+    """Return the digests at the start of all files in this package's folders but those of other stages.
+
+    The modules beside the folders (command line, presets) take no part in a stage's work.
+    """
+    parts = ((path.relative_to(PACKAGE).parts, digest) for path, digest in AT_START.items())
+    return [digest for path, digest in parts if len(path) > 1 and (path[0] == stage or path[0] not in stages)]

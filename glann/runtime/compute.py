@@ -1,0 +1,134 @@
+"""How a run is executed: device, precision, threads (the `compute` section of params.yaml)."""
+
+import ctypes
+import functools
+import os
+import shutil
+import sys
+import warnings
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from glann.errors import GlannError
+from glann.runtime.settings import Compute
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h numbers them
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+FAST_ON_CPU = {"avx512_bf16", "amx_bf16"}  # as /proc/cpuinfo spells them
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A device and the precision in which convolutions and matrix products run there."""
+
+    device: torch.device
+    precision: torch.dtype
+
+    @property
+    def numerics(self) -> str:
+        """What decides the last bits of a result."""
+        return f"{self.device.type} {self.precision} {torch.get_num_threads()} threads"
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which networks run: parameters stay float32, products use `precision`."""
+        return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        """Copy to the device without waiting, through pinned memory where the device is a GPU."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def execution(compute: Compute) -> Execution:
+    """Set the thread count and choose device and precision.
+
+    Raises
+    ------
+    GlannError
+        If a GPU is asked for and there is none, or none of that number; the message says which there are.
+    """
+    torch.set_num_threads(compute.threads)
+    _keep_freed_memory()
+    seen, why_none = _gpus()
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # this process's number on this machine
+    name = compute.device
+    if name == "auto":
+        name = "cuda" if seen else "cpu"
+        if why_none and local == 0:
+            print(f"glann: this runs on the CPU: {why_none}", file=sys.stderr)
+    if name == "cuda":  # of several processes on a machine each has its own
+        name = f"cuda:{local}"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= seen:
+        raise GlannError(_no_such_gpu(compute.device, local, seen, why_none))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Faiss orders its work after that of the current device's stream
+        torch.backends.cudnn.allow_tf32 = False  # where bfloat16 is not asked for, float32 is meant
+    return Execution(device, _precision(compute.precision, device))
+
+
+@functools.cache
+def _gpus() -> tuple[int, str]:
+    """Return how many GPUs torch sees and, where there is a driver and yet no GPU is seen, why."""
+    with warnings.catch_warnings(record=True) as caught:  # torch's own warning fills half a screen
+        warnings.simplefilter("always")
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    has_driver = NVIDIA_DRIVER.exists() or shutil.which("nvidia-smi") is not None
+    if seen or not has_driver or torch.version.cuda is None or hidden in ("", "-1"):
+        return seen, ""
+    said = " ".join(str(caught[0].message).split()).split(". ")[0] if caught else ""
+    return 0, (
+        f"this machine has an NVIDIA driver, but torch sees no GPU ({said or _unseen(hidden)}); torch was "
+        f"built for CUDA {torch.version.cuda}, which a driver may be too old for: see nvidia-smi"
+    )
+
+
+def _unseen(hidden: str | None) -> str:
+    if hidden is not None:
+        return f"CUDA_VISIBLE_DEVICES={hidden} may hide it"
+    return "in a container, it has to be started with access to the GPU"
+
+
+def _no_such_gpu(asked: str, local: int, seen: int, why_none: str) -> str:
+    """Say which of the GPUs that were asked for is not there, and what fits those that are."""
+    if not seen:
+        return f"compute.device: {asked}, but {why_none or 'torch sees no GPU'}; set it to auto or cpu"
+    there = "cuda:0" if seen == 1 else f"cuda:0 to cuda:{seen - 1}"
+    if asked in ("auto", "cuda"):
+        return (
+            f"compute.processes: process {local} has no GPU of its own, torch sees {there}; set it, or "
+            f"torchrun's --nproc-per-node, to {seen}"
+        )
+    return f"compute.device: {asked}, but torch sees {there}; set it to one of these, or to auto"
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse large blocks, which it otherwise returns to the system and gets anew, page by page.
+
+    A training step frees and allocates the same blocks of megabytes each time; it becomes a tenth faster.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**30) or libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # older glibc's limit
+
+
+def _precision(name: str, device: torch.device) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        flags = Path("/proc/cpuinfo")
+        has_bfloat16 = flags.exists() and bool(FAST_ON_CPU & set(flags.read_text().split()))
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def cores() -> int:
+    """Count the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

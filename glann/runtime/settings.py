@@ -1,0 +1,53 @@
+"""What the sections of params.yaml have in common, and the `compute` section."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+LARGEST = 10**9  # of numbers that have no bound of their own: what they are multiplied by still fits 64 bits
+MOST_DIMENSIONS = 2**20  # of latents and noise that a file may name
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise PydanticCustomError("nul", "should have no NUL character")
+    return text
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_without_nul)]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: keys are checked strictly, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Compute(Section):
+    """How a run is executed, never what it computes; DVC does not track it."""
+
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
+    """auto (a GPU where there is one), cpu, cuda or cuda:N"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor has it in hardware, float32 elsewhere"""
+    threads: int = Field(2, ge=1, le=1024)
+    """CPU threads of each process; written down because float sums depend on their number"""
+    processes: int = Field(1, ge=1, le=1024)
+    """processes of both training stages on this machine, one per GPU; under torchrun its number counts"""
+    checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
+    """minutes between training checkpoints; 0: after every step"""
+
+    @model_validator(mode="after")
+    def _a_gpu_each(self) -> Self:
+        if self.processes > 1 and self.device.startswith("cuda:"):
+            raise ValueError(
+                f"device: {self.device} is one GPU; for several processes set it to cuda or auto"
+            )
+        return self

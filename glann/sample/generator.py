@@ -1,0 +1,198 @@
+"""The generator: mapping and decoder in one file, all that sampling needs."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.errors import GlannError
+from glann.networks.decoders.network import DecoderNetwork
+from glann.networks.generator import load_generator, save_generator
+from glann.networks.mappings.network import MappingNetwork
+from glann.runtime.compute import Execution, execution
+from glann.runtime.memory import check_memory
+from glann.runtime.progress import progress
+from glann.runtime.randomness import BLOCK, noise_rows
+from glann.runtime.settings import Compute
+
+
+class Generator:
+    """Draws images: noise e to latent T(e) to image G(T(e)).
+
+    Parameters
+    ----------
+    mapping, decoder
+        The trained networks T and G, for latents of one size.
+    execution
+        Device and precision.
+
+    Examples
+    --------
+    >>> import glann
+    >>> generator = glann.Generator.load("data/imle/generator.safetensors")  # doctest: +SKIP
+    >>> images = generator.sample(16, seed=7)  # doctest: +SKIP
+    """
+
+    def __init__(self, mapping: MappingNetwork, decoder: DecoderNetwork, execution: Execution):
+        self.execution = execution
+        self.mapping = mapping.eval().to(execution.device)
+        self.decoder = decoder.eval().to(execution.device)
+        self.decoder.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def load(cls, path: str | Path, compute: Compute | None = None) -> "Generator":
+        """Read a generator file.
+
+        Parameters
+        ----------
+        path
+            A generator.safetensors of the imle stage.
+        compute
+            Device, precision, threads; default: a GPU where there is one.
+
+        Raises
+        ------
+        GlannError
+            If the file is missing, damaged or no generator.
+        """
+        return cls(*load_generator(path), execution(compute or Compute()))
+
+    def save(self, path: str | Path) -> None:
+        """Write both networks as one safetensors file, with their architectures in the header."""
+        save_generator(path, self.mapping, self.decoder)
+
+    def sample(self, count: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
+        """Draw images.
+
+        Parameters
+        ----------
+        count
+            How many.
+        seed
+            Equal seeds give equal images; the first k of a larger count are the same.
+        truncation
+            Factor on the noise; below 1, where it shortens residuals too: more typical images, less variety.
+
+        Returns
+        -------
+        NDArray
+            uint8 [count, h, w, c].
+        """
+        return _collect(self.stream(count, seed, truncation), count)
+
+    def stream(self, count: int, seed: int = 0, truncation: float = 1.0) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images of `sample` in blocks uint8 [b, h, w, c], so that they need not fit in memory."""
+        return self._decoded(self.sample_latents(count, seed, truncation))
+
+    def sample_latents(self, count: int, seed: int = 0, truncation: float = 1.0) -> Tensor:
+        """Draw the latents of `sample`'s images: float32 [count, d] on the device."""
+        if count < 1:
+            raise GlannError(f"count: {count}; draw one image or more")
+        whole = -(-count // BLOCK) * BLOCK
+        e, d = self.mapping.architecture.noise_dim, self.mapping.architecture.latent_dim
+        check_memory("sample", 4 * whole * (e + 3 * d), self.execution, f"the number of images ({count})")
+        noise = noise_rows(0, whole, e, seed, "sample")
+        return self._in_blocks(lambda block: self.mapping(block, truncation), noise)[:count]
+
+    def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
+        """Draw images on the way between pairs of samples, by slerp of their noise (arXiv:1609.04468).
+
+        Parameters
+        ----------
+        rows
+            Pairs; row i goes from sample 2i to sample 2i + 1 of `sample` with the same seed.
+        steps
+            Images per row, both ends included; 2 or more.
+        seed, truncation
+            As in `sample`.
+
+        Returns
+        -------
+        NDArray
+            uint8 [rows, steps, h, w, c].
+        """
+        if rows < 1:
+            raise GlannError(f"rows: {rows}; draw one row or more")
+        if steps < 2:
+            raise GlannError(f"steps: {steps}; an interpolation has both ends, so 2 or more")
+        noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
+        weights = torch.linspace(0, 1, steps)[None, :, None]
+        path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
+        path[:, 0], path[:, -1] = noise[0::2], noise[1::2]
+        unit = self._in_blocks(self.mapping.unit, path.flatten(0, 1)).unflatten(0, (rows, steps))
+        # The nearest anchor changes abruptly along the way, so residuals turn smoothly from one end's to the
+        # other's.
+        ends = [self._in_blocks(self.mapping.nearest_residual, unit[:, i]) for i in (0, -1)]
+        first, last = (min(truncation, 1.0) * end[:, None] for end in ends)
+        residual = slerp(first, last, weights.to(unit.device))
+        images = self.decode(self.mapping.from_unit(unit, residual).flatten(0, 1))
+        return images.reshape(rows, steps, *images.shape[1:])
+
+    def map(self, noise: Tensor) -> Tensor:
+        """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
+        e = self.mapping.architecture.noise_dim
+        if noise.ndim != 2 or noise.shape[1] != e or len(noise) == 0:
+            raise GlannError(f"noise: expected [n, {e}], found {list(noise.shape)}")
+        return self._in_blocks(self.mapping, noise)
+
+    @torch.no_grad()
+    def _in_blocks(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """Apply a function of rows [b, ...] block by block, on the device."""
+        blocks = _whole_blocks(rows.to(self.execution.device))
+        return torch.cat([function(block) for block in blocks])[: len(rows)]
+
+    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
+        """Decode latents float32 [n, d], put on the unit sphere first, to images uint8 [n, h, w, c]."""
+        return _collect(self._decoded(latents), len(latents))
+
+    def _decoded(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
+        d = self.decoder.architecture.latent_dim
+        if latents.ndim != 2 or latents.shape[1] != d or len(latents) == 0:
+            raise GlannError(f"latents: expected [n, {d}], found {list(latents.shape)}")
+        latents = F.normalize(latents.to(self.execution.device), dim=1)
+        left = len(latents)
+        with progress("decode", left, "images") as advance:
+            for block in _whole_blocks(latents):
+                with torch.no_grad(), self.execution.autocast():
+                    pixels = (self.decoder(block).float() * 255).round().to(torch.uint8)
+                images = pixels[: min(BLOCK, left)].permute(0, 2, 3, 1)  # => [b, h, w, c]
+                yield images.cpu().numpy()
+                advance(len(images))
+                left -= len(images)
+
+
+def _collect(blocks: Iterable[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
+    """Join blocks of images uint8 [b, h, w, c], `count` in all."""
+    blocks = iter(blocks)
+    first = next(blocks)
+    images = np.empty((count, *first.shape[1:]), np.uint8)
+    done = 0
+    for block in itertools.chain([first], blocks):
+        images[done : done + len(block)] = block
+        done += len(block)
+    return images
+
+
+def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
+    """Interpolate along the great circle (Shoemake 1985): direction by angle, length linearly."""
+    a, b = F.normalize(start, dim=-1), F.normalize(end, dim=-1)
+    angle = (a * b).sum(dim=-1, keepdim=True).clamp(-1, 1).acos()
+    direction = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
+    lengths = torch.lerp(start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True), weight)
+    straight = torch.lerp(start, end, weight)  # equal or opposite ends lie on no one great circle
+    return torch.where(angle.sin().abs() < 1e-4, straight, direction * lengths)
+
+
+def _whole_blocks(rows: Tensor) -> list[Tensor]:
+    """Split rows into blocks of `BLOCK`, the last filled up with zeros.
+
+    Networks sum in an order that depends on the batch's size; with one size, a row's result depends on
+    the row alone.
+    """
+    missing = -len(rows) % BLOCK
+    return list(F.pad(rows, (0, 0, 0, missing)).split(BLOCK))

@@ -1,0 +1,140 @@
+"""Pictures from a generator: a grid, an interpolation strip, single images, an array."""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from glann.errors import GlannError
+from glann.images.png import grid, save_png, save_png_quickly
+from glann.runtime.compute import cores
+from glann.runtime.files import check_writable, check_writable_folder, replacing
+from glann.runtime.npy import NpyWriter
+from glann.sample.generator import Generator
+from glann.sample.settings import Sample
+
+WAITING = 256  # images
+
+
+def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
+    """Write grid.png, interpolation.png and images/*.png into `folder`.
+
+    Parameters
+    ----------
+    generator
+        The trained generator.
+    config
+        The `sample` section of params.yaml.
+    folder
+        Is there; the stage yields one whose content appears as a whole.
+    """
+    images = generator.sample(config.count, config.seed, config.truncation)
+    strips = generator.interpolate(
+        config.interpolations, config.interpolation_steps, config.seed, config.truncation
+    )
+    save_images(images, folder / "images")
+    save_png(folder / "grid.png", grid(images))
+    save_png(folder / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
+
+
+def save_images(images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], out: str | Path) -> None:
+    """Write images to `out`, whose ending decides the form.
+
+    "faces.png" becomes a grid, "faces.npy" the array, and a name without ending a folder of single PNG
+    files 00000.png, 00001.png and so on; other files in it are left alone.
+
+    Parameters
+    ----------
+    images
+        uint8 [n, h, w, c], c = 1 or 3, or blocks of such images one after the other, as `Generator.stream`
+        yields them; blocks are written as they come, beside the making of the next.
+    out
+        File or folder; folders are created.
+
+    Raises
+    ------
+    GlannError
+        If `out` has another ending, or there are no such images.
+    """
+    out = Path(out)
+    suffix = check_out(out)
+    blocks = _checked([images] if isinstance(images, np.ndarray) else images)
+    if suffix == ".npy":
+        _save_npy(blocks, out)
+    elif suffix == ".png":
+        save_png(out, grid(np.concatenate([*blocks])))
+    else:
+        _save_folder(blocks, out)
+
+
+def _checked(blocks: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+    """Yield blocks of images once they are found to be uint8 [b, h, w, c], all of one [h, w, c]."""
+    expected = None
+    for block in blocks:
+        if block.dtype != np.uint8 or block.ndim != 4 or len(block) == 0 or block.shape[3] not in (1, 3):
+            raise GlannError(
+                "images: expected uint8 [n, h, w, c] with c = 1 or 3, "
+                f"found {block.dtype} {[*block.shape]}; convert them"
+            )
+        expected = expected or block.shape[1:]
+        if block.shape[1:] != expected:
+            raise GlannError(f"images: {[*block.shape[1:]]} after {[*expected]}; all need one size")
+        yield block
+    if expected is None:
+        raise GlannError("images: there are none to save")
+
+
+def _save_npy(blocks: Iterator[NDArray[np.uint8]], out: Path) -> None:
+    """Write the array as it comes; a thread brings it to the disk beside the making of the next images."""
+    first = next(blocks)
+    with (
+        replacing(out) as temporary,
+        NpyWriter(temporary, first.shape[1:]) as file,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        syncing: Future[Any] = thread.submit(int)
+        for block in itertools.chain([first], blocks):
+            file.append(block)
+            if syncing.done():
+                syncing.result()
+                syncing = thread.submit(os.fsync, file.fileno())
+        syncing.result()
+
+
+def _save_folder(blocks: Iterable[NDArray[np.uint8]], out: Path) -> None:
+    """Write single files on all cores; encoders run outside Python's lock."""
+    out.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(cores()) as threads:
+        waiting: deque[Future[None]] = deque()
+        for i, image in enumerate(itertools.chain.from_iterable(blocks)):
+            waiting.append(threads.submit(save_png_quickly, out / f"{i:05d}.png", image))
+            if len(waiting) > WAITING:  # what is decoded but not yet written stays bounded
+                waiting.popleft().result()
+        for writing in waiting:
+            writing.result()
+
+
+def check_out(out: Path) -> str:
+    """Return the ending of `out` in small letters: ".png", ".npy", or "" for a folder.
+
+    Raises
+    ------
+    GlannError
+        If `out` has another ending, or nothing could be written there.
+    """
+    suffix = "" if out.is_dir() else out.suffix.lower()
+    if suffix not in ("", ".png", ".npy"):
+        raise GlannError(f"--out {out}: use a name ending in .png (grid) or .npy (array), or a folder")
+    if suffix:
+        check_writable(out)
+    elif out.exists() and not out.is_dir():
+        raise GlannError(f"--out {out}: a file that is there already; name a folder, a .png or a .npy")
+    else:
+        check_writable_folder(out, out)
+    return suffix

@@ -1,0 +1,25 @@
+"""The `sample` section of params.yaml."""
+
+from pydantic import (
+    Field,
+)
+
+from glann.runtime.settings import LARGEST, Section
+
+LESS_MEMORY = "lower sample.count"
+"""what to advise if memory runs out"""
+
+
+class Sample(Section):
+    """The pictures that the sample stage draws."""
+
+    count: int = Field(64, ge=1, le=LARGEST)
+    """images in the grid and in the folder of single images"""
+    seed: int = Field(0, ge=0, lt=2**63)
+    """which images: equal seeds give equal pictures"""
+    truncation: float = Field(1.0, gt=0, le=10)
+    """factor on the noise: below 1 more typical images, less variety"""
+    interpolations: int = Field(6, ge=1, le=64)
+    """rows of the interpolation strip"""
+    interpolation_steps: int = Field(10, ge=2, le=64)
+    """images per row of the interpolation strip, ends included"""

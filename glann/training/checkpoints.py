@@ -1,0 +1,131 @@
+"""The checkpoint of a training run: written, read, and refused if the run could not go on from it."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from glann.errors import GlannError
+from glann.runtime.code import digests_of_stage
+from glann.runtime.console import say
+from glann.runtime.files import STAGES
+from glann.runtime.processes import decided_by_first, rank, ranks
+from glann.runtime.signals import Stopped, stop_requested
+from glann.runtime.tensors import load_tensors, save_tensors
+
+Check = Callable[[dict[str, Tensor], Any], None]
+"""Called with tensors and position; raises ValueError if the run could not go on from them."""
+
+DECIDE_EVERY = 10  # steps of several processes between two agreements on whether a checkpoint is due
+
+
+class Checkpoints:
+    """The checkpoint of one training run: a safetensors file that holds all of its state.
+
+    Randomness needs no state (see `glann.runtime.randomness`), so tensors and the position are
+    everything. Rank 0 reads and writes for all.
+
+    Parameters
+    ----------
+    folder
+        Where checkpoints live.
+    stage
+        Name of the stage.
+    inputs
+        Whatever decides the result: params, seed, precision, a digest of the data; json must hold it.
+        The stage's code, torch's version and the number of processes are added.
+    minutes
+        Time between two checkpoints; 0: after every step.
+    """
+
+    def __init__(self, folder: str | Path, stage: str, inputs: Any, minutes: float):
+        code = digests_of_stage(stage, STAGES)
+        everything = json.dumps([inputs, code, torch.__version__, ranks()], sort_keys=True)
+        self.name = f"{stage}-{hashlib.sha256(everything.encode()).hexdigest()[:16]}"
+        self.path = Path(folder) / f"{self.name}.safetensors"
+        self.seconds = 60 * minutes
+        self.last = time.monotonic()
+        self.warned = False
+
+    def load(self, check: Check = lambda _, __: None) -> tuple[dict[str, Tensor], Any] | None:
+        """Return the tensors and progress last saved, or None where nothing usable is.
+
+        A file that is damaged, of another run or refused by `check` is set aside, with one line.
+
+        Parameters
+        ----------
+        check
+            Called with tensors and progress; raises ValueError if the run could not go on from them.
+        """
+        found = self._read(check) if rank() == 0 else None
+        if not decided_by_first(found is not None):
+            return None
+        return found or self._read(check)
+
+    def _read(self, check: Check) -> tuple[dict[str, Tensor], Any] | None:
+        for unfinished in self.path.parent.glob(f".{self.name}-*{self.path.suffix}"):
+            unfinished.unlink(missing_ok=True)  # left by a run that was killed while it saved
+        if not self.path.is_file():
+            return None
+        try:
+            tensors, config = load_tensors(self.path)
+            if not isinstance(config, dict) or config.get("run") != self.name:
+                raise GlannError(f"{self.path}: belongs to another run")
+            try:
+                check(tensors, config.get("position"))
+            except ValueError as error:
+                raise GlannError(f"{self.path}: holds no state of this run ({error})") from None
+        except GlannError as error:
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            say(f"{error}; set aside as {aside.name}, the stage starts from the beginning")
+            return None
+        return tensors, config["position"]
+
+    def due(self, step: int) -> bool:
+        """Return whether to save after so many steps: time has come, or a signal. The same on every rank."""
+        if ranks() > 1 and step % DECIDE_EVERY:
+            return False
+        return decided_by_first(stop_requested() or time.monotonic() - self.last >= self.seconds)
+
+    def save(self, tensors: dict[str, Tensor], position: Any) -> None:
+        """Replace the checkpoint. Where there is no room, training goes on without, and the last one stays.
+
+        Parameters
+        ----------
+        tensors
+            The state of the run.
+        position
+            Where the run is, for `load` and `stored`; anything json holds.
+
+        Raises
+        ------
+        Stopped
+            If this was the last because a signal came.
+        """
+        self.last = time.monotonic()
+        failed = ""
+        if rank() == 0:
+            try:
+                save_tensors(
+                    self.path, tensors, {"run": self.name, "folder": str(Path.cwd()), "position": position}
+                )
+            except (GlannError, OSError) as error:
+                failed = f"{error}"
+        stopping = decided_by_first(stop_requested())
+        finished = isinstance(position, dict) and position.get("finished")
+        if failed and not stopping and not finished and not self.warned:
+            self.warned = True  # once is enough; behind a finished run its results are written, or fail to be
+            say(f"{failed}; training goes on without a checkpoint")
+        if stopping:
+            state = f"no checkpoint: {failed}" if failed else f"checkpoint in {self.path}"
+            raise Stopped(f"stopped, {state}; the same command goes on from there")
+
+    def remove(self) -> None:
+        """Delete the checkpoint."""
+        self.path.unlink(missing_ok=True)

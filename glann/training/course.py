@@ -1,0 +1,258 @@
+"""The course of a training run: everything around the algorithm, behind one call per step."""
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from itertools import islice
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from glann.errors import GlannError
+from glann.runtime.checkpoint_files import Position
+from glann.runtime.processes import decided_by_first, rank, ranks, total
+from glann.runtime.progress import progress
+from glann.runtime.signals import stop_requested
+from glann.runtime.validation import one_line
+from glann.training.checkpoints import Checkpoints
+from glann.training.optimization import learning_rate_factor
+from glann.training.shards import Shard
+from glann.training.state import Parts, check_state, flatten_state, restore_state
+
+READ_EVERY = 20  # steps between two looks at a loss that is on a GPU
+DIVERGED, PATIENCE = 10, 3  # a loss so many times its best, for so many epochs, will not come back
+
+
+class Course(AbstractContextManager["Course"]):
+    """Where a training run is, its losses, its progress bar and its checkpoints.
+
+    A training reads as its paper does, with one call per step for everything else::
+
+        with Course("glo", "images", parts, shard, epochs, schedule, checkpoints, remedy) as course:
+            for epoch in course.epochs():
+                for rows, weight in course.batches(seed):
+                    ...  # forward, backward, steps at lr * course.learning_rate_factor
+                    course.step(loss, len(rows))
+                course.end_epoch()
+
+    On entering, the run resumes from its checkpoint if there is one. When all epochs are done, the last
+    checkpoint is saved.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage.
+    unit
+        What the training examples are, for the progress bar.
+    parts
+        Everything that changes in training, by name: networks, averages, optimisers, rows.
+    shard
+        This process's share of every batch.
+    epochs
+        Passes over the examples.
+    schedule
+        Of the learning rate, see `learning_rate_factor`.
+    checkpoints
+        Where to resume from and to save to; None: neither.
+    remedy
+        What to advise if the loss goes wrong.
+
+    Attributes
+    ----------
+    history
+        Per finished epoch: its number, counted from 1, and the mean loss.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        unit: str,
+        parts: Parts,
+        shard: Shard,
+        epochs: int,
+        schedule: str,
+        checkpoints: Checkpoints | None,
+        remedy: str,
+    ):
+        self.stage, self.unit, self.parts, self.shard = stage, unit, parts, shard
+        self.epoch_count, self.schedule = epochs, schedule
+        self.checkpoints, self.remedy = checkpoints, remedy
+        self.history: list[dict[str, float]] = []
+        self._note = ""
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._step = self._rows = 0  # of this epoch
+        # Summed where losses are computed: reading a number from a GPU waits for all its queued work.
+        self._sum = torch.zeros((), dtype=torch.float64)
+
+    def __enter__(self) -> Self:
+        self._resume()
+        n = self.shard.n
+        self._bar = progress(
+            self.stage, self.epoch_count * n, self.unit, self.steps_done * n // self.shard.steps
+        )
+        self._advance = self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+        if error is None:
+            self._save(finished=True)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of all epochs; the number, counted from 0, of the step at hand."""
+        return len(self.history) * self.shard.steps + self._step
+
+    @property
+    def at_start_of_epoch(self) -> bool:
+        """Whether no step of this epoch has been made."""
+        return self._step == 0
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """Factor on the learning rates of the step at hand."""
+        return learning_rate_factor(self.schedule, self.steps_done, self.epoch_count * self.shard.steps)
+
+    def epochs(self) -> Iterator[int]:
+        """Yield the numbers, counted from 0, of the epochs that are not finished."""
+        while len(self.history) < self.epoch_count:
+            yield len(self.history)
+
+    def batches(self, seed: int) -> Iterator[tuple[Tensor, float]]:
+        """Yield rows and weight of this epoch's batches that are left, see `Shard.batches`."""
+        batches = self.shard.batches(seed, self.stage, len(self.history), "order")
+        return islice(batches, self._step, None)
+
+    def step(self, loss: Tensor, rows: int) -> None:
+        """Note a finished step: guard the loss, move the progress bar, save a checkpoint if it is time.
+
+        Parameters
+        ----------
+        loss
+            Mean loss of this process's rows in the batch, a tensor [].
+        rows
+            Their number.
+
+        Raises
+        ------
+        GlannError
+            If the loss is or was NaN or infinite.
+        Stopped
+            If a signal asked for it; the checkpoint has been saved.
+        """
+        self._sum = self._sum.to(loss.device) + loss.detach() * rows
+        self._rows += rows
+        self._step += 1
+        if not loss.is_cuda or self._step % READ_EVERY == 0:
+            self._read()
+        self._advance(rows * ranks(), self._note)
+        if self.checkpoints is not None and self.checkpoints.due(self.steps_done):
+            self._save()
+
+    def end_epoch(self, **more: float) -> None:
+        """Put the mean loss over all rows of all ranks, six digits, and `more` into the history.
+
+        Raises
+        ------
+        GlannError
+            If the run diverges.
+        """
+        self._read()
+        loss = float(f"{total(self._sum).item() / self.shard.n:.6g}")
+        self.history.append({"epoch": len(self.history) + 1, "loss": loss, **more})
+        self._begin_epoch()
+        if len(self.history) > PATIENCE and all(
+            self._far_off(entry["loss"]) for entry in self.history[-PATIENCE:]
+        ):
+            best = min(entry["loss"] for entry in self.history)
+            self.stop(
+                f"has been more than {DIVERGED} times its best ({best:g}) for {PATIENCE} epochs: {loss:g}"
+            )
+
+    def stop(self, what: str) -> NoReturn:
+        """Raise a GlannError that says what went wrong with the loss, at which step, and what to do."""
+        where = f"epoch {len(self.history)}"
+        if self._step:
+            where = f"epoch {len(self.history) + 1}, step {self._step}"
+        kept = "no checkpoint was written yet"
+        if self.checkpoints and self.checkpoints.path.is_file():
+            kept = f"the last good checkpoint is {self.checkpoints.path}"
+        raise GlannError(f"{self.stage}: {where}: the loss {what}; {kept}; {self.remedy}")
+
+    def _read(self) -> None:
+        value = self._sum.item()
+        if not math.isfinite(value):
+            self.stop(f"is {value}")
+        self._note = f"loss {value / max(self._rows, 1):.4f}"
+
+    def _far_off(self, loss: float) -> bool:
+        """Say whether a loss is bad beyond chance: a multiple of the best, and worse than the first."""
+        losses = [entry["loss"] for entry in self.history]
+        return bool(losses) and loss > max(DIVERGED * min(losses), losses[0])
+
+    def _resume(self) -> None:
+        """Go to where the checkpoint was made, if there is one."""
+
+        def check(tensors: dict[str, Tensor], position: Any) -> None:
+            check_state(tensors, self._checked(position).steps_done, self.parts)
+
+        saved = self.checkpoints.load(check) if self.checkpoints else None
+        if saved is None:
+            return
+        tensors, position = saved
+        restore_state(tensors, self.parts)
+        self.history, self._step = position["history"], position["step"]
+        if rank() == 0:  # what was saved is the sum of all ranks
+            self._rows = position["rows"]
+            self._sum.fill_(position["sum"])
+
+    def _checked(self, position: Any) -> Position:
+        try:
+            at = Position.model_validate(position)
+        except ValidationError as error:
+            raise ValueError(one_line(error)) from None
+        batch_size = self.shard.strata
+        fewest, most = at.step * (batch_size - 1), min(self.shard.n, at.step * batch_size)
+        if (at.epochs, at.steps) != (self.epoch_count, self.shard.steps) or not fewest <= at.rows <= most:
+            raise ValueError(f"step {at.step} of {at.steps}, {at.epochs} epochs, {at.rows} rows")
+        return at
+
+    def _save(self, finished: bool = False) -> None:
+        """Save a checkpoint, unless the run is diverging.
+
+        Raises
+        ------
+        GlannError
+            If weights are NaN or infinite, as after a step on such a gradient.
+        Stopped
+            If a signal asked for it.
+        """
+        networks = [part for part in self.parts.values() if isinstance(part, nn.Module)]
+        weights = [weight for network in networks for weight in network.parameters()]
+        if not torch.stack([weight.isfinite().all() for weight in weights]).all():
+            self._read()
+            self.stop(f"is {math.nan}")
+        if self.checkpoints is None:
+            return
+        loss, rows = total(torch.stack([self._sum, self._sum.new_tensor(self._rows)])).tolist()
+        if rows and self._far_off(loss / rows) and not decided_by_first(stop_requested()):
+            return
+        if not math.isfinite(loss):
+            self.stop(f"is {loss}")
+        position = Position(
+            history=self.history,
+            step=self._step,
+            rows=int(rows),
+            sum=loss,
+            epochs=self.epoch_count,
+            steps=self.shard.steps,
+            finished=finished,
+        )
+        self.checkpoints.save(flatten_state(self.parts), position.model_dump())

@@ -1,0 +1,87 @@
+"""Adam by groups of parameters, the schedule of the learning rate, and the moving average of the weights."""
+
+import math
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from glann.errors import GlannError
+from glann.training.settings import ParameterGroup
+
+WARM_UP = 100  # steps
+
+
+def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
+    """Return the factor on learning rates at `step` of `steps`.
+
+    It rises to 1 within `WARM_UP` steps (a tenth of a shorter run), since Adam's first steps are as long as
+    any while its moments know nothing yet: without, a decoder may end up drawing one texture for all latents.
+    Then it stays ("constant") or falls along a cosine to 0 (SGDR, arXiv:1608.03983, eq. 5).
+    """
+    rise = min(1.0, (step + 1) / max(1, min(WARM_UP, steps // 10)))
+    return rise if schedule == "constant" else rise * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torch.optim.Adam:
+    """Return Adam over the module's parameters, each in the first group whose pattern matches its name.
+
+    Raises
+    ------
+    GlannError
+        If a group's pattern matches no parameter that is still free.
+    """
+    remaining = dict(module.named_parameters())
+    param_groups: list[dict[str, Any]] = []
+    for group in groups:
+        matched = [name for name in remaining if fnmatchcase(name, group.match)]
+        if not matched:
+            names = ", ".join(remaining) or "nothing: earlier groups took all"
+            raise GlannError(f'parameter_groups: "{group.match}" matches none of: {names}')
+        param_groups.append(
+            {"params": [remaining.pop(name) for name in matched], **group.model_dump(exclude={"match"})}
+        )
+    if remaining:
+        rest = ParameterGroup(match="*")
+        param_groups.append({"params": [*remaining.values()], **rest.model_dump(exclude={"match"})})
+    return torch.optim.Adam(param_groups, lr=lr, betas=(0.5, 0.999), fused=True)
+
+
+def step(optimizer: torch.optim.Adam, lr: float) -> None:
+    """Transform gradients by group, step at `lr` times the group's multiplier, clear the gradients."""
+    for group in optimizer.param_groups:
+        _transform_gradient(group["params"], group["gradient"], group["limit"])
+        group["lr"] = lr * group["lr_multiplier"]
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def _transform_gradient(parameters: list[nn.Parameter], kind: str, limit: float) -> None:
+    if kind == "clip_norm":
+        nn.utils.clip_grad_norm_(parameters, limit)
+    elif kind == "clip_value":
+        nn.utils.clip_grad_value_(parameters, limit)
+    elif kind == "normalize":
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        torch._foreach_mul_(gradients, limit / norm.clamp_min(1e-12))
+
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def moving_average(module: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential moving average of the parameters; buffers are copied, not averaged.
+
+    After t steps the decay is at most (1 + t) / (10 + t), so that a short run forgets its first weights too.
+    """
+
+    @torch.no_grad()
+    def average(averages: Tensors, parameters: Tensors, steps: Tensor | int) -> None:
+        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        torch._foreach_lerp_(averages, parameters, 1 - now)
+
+    return AveragedModel(module, multi_avg_fn=average)

@@ -1,0 +1,144 @@
+"""What the stages know of DVC: which process waits for them, where workspaces lie, what heals the cache."""
+
+import hashlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from glann.errors import GlannError
+from glann.runtime.signals import Stopped
+from glann.runtime.yaml_file import read_yaml
+
+LOOK_EVERY = 0.5  # seconds between two looks at whether DVC is there
+SECONDS_TO_STOP = 20  # for a last checkpoint, where DVC is gone
+
+
+def waiting_process(stage: str) -> psutil.Process | None:
+    """Return the process of DVC that runs this stage, None where it is run by hand.
+
+    DVC holds a lock on the outputs of the stage that it runs. The shell between DVC and its stage may live on
+    when DVC is killed, and what adopts an orphan has any number, so the parent alone tells too little.
+
+    Raises
+    ------
+    Stopped
+        If DVC has ended already.
+    """
+    if "DVC_STAGE" not in os.environ:
+        return None
+    ancestors = psutil.Process().parents()
+    holders = _lock_holders(stage)
+    for process in ancestors:
+        if process.pid in holders:
+            return process
+    if holders or not ancestors:
+        raise Stopped(f"{stage}: DVC has ended; run: dvc repro")
+    return ancestors[0]
+
+
+def noted_by_dvc(stage: str) -> tuple[list[str], list[str]]:
+    """Return what DVC notes of a stage: keys of params.yaml, joined by dots, and the files and folders."""
+    pipeline = (read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else None) or {}
+    entry = (pipeline.get("stages") or {}).get(stage) or {}
+    settings: list[str] = []
+    for given in entry.get("params", ["seed", stage]):
+        # "key.path", or a file with a list of them
+        files = given if isinstance(given, dict) else {"params.yaml": [given]}
+        settings += files.get("params.yaml") or []
+    deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in entry.get("deps", [])]
+    return settings, deps
+
+
+def check_place(stage: str) -> None:
+    """Refuse, before the work, a folder of outputs from which DVC takes none afterwards.
+
+    Raises
+    ------
+    GlannError
+        If ``data/<stage>``, or data itself, is a link.
+    """
+    folder = Path("data", stage)
+    if "DVC_STAGE" in os.environ and (found := folder.resolve()) != folder.absolute():
+        raise GlannError(
+            f"{folder} is linked to {found}, and DVC takes no outputs through a link; make it a folder; to "
+            "keep large files on another disk, run: dvc cache dir DISK/cache && dvc config cache.type symlink"
+        )
+
+
+def _lock_holders(stage: str) -> set[int]:
+    """Return the processes that hold DVC's lock on a stage's outputs; none where there is no lock file."""
+    outputs = str(Path("data", stage).absolute()) + os.sep
+    for _ in range(10):  # DVC writes the file in place: it may be half there
+        try:
+            locked = json.loads(Path(".dvc/tmp/rwlock").read_text(encoding="utf-8"))["write"]
+            return {int(locked[path]["pid"]) for path in locked if path.startswith(outputs)}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            time.sleep(0.05)
+        except OSError:
+            break
+    return set()
+
+
+def is_there(process: psutil.Process) -> bool:
+    """Return whether a process has not ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_without(dvc: psutil.Process) -> None:
+    """Ask this process to stop when DVC has ended, and end it if it has not stopped after a while."""
+
+    def watch() -> None:
+        while is_there(dvc):
+            time.sleep(LOOK_EVERY)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(SECONDS_TO_STOP)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def project_folder() -> Path:
+    """Return the project's folder: for an experiment in a temporary workspace, the one it was copied from.
+
+    DVC makes such workspaces in .dvc/tmp/exps, for `dvc exp run --queue` and `--temp`, of the files that git
+    knows and no others, and removes them afterwards.
+    """
+    here = Path.cwd()
+    for folder in here.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return here
+
+
+def healing(path: Path) -> str:
+    """Return what a message says of getting a damaged output of a stage back; "" for other files.
+
+    DVC trusts the files in its cache: one that is damaged there is restored again and again, also after the
+    stage has been forced to run.
+    """
+    lock = (read_yaml("dvc.lock") if Path("dvc.lock").is_file() else None) or {}
+    outs = [out for entry in (lock.get("stages") or {}).values() for out in entry.get("outs", [])]
+    recorded = next((out["md5"] for out in outs if out["path"] == path.as_posix()), None)
+    if recorded is None:
+        return ""
+    where = subprocess.run(
+        [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    cached = Path(where or ".dvc/cache").absolute() / "files/md5" / recorded[:2] / recorded[2:]
+    if cached.is_relative_to(Path.cwd()):
+        cached = cached.relative_to(Path.cwd())
+    file = shlex.quote(str(path))
+    if cached.is_file() and hashlib.md5(cached.read_bytes(), usedforsecurity=False).hexdigest() == recorded:
+        return f"; DVC's cache has it undamaged; run: rm {file} && dvc checkout {file}"
+    return f"; run: rm -f {file} {shlex.quote(str(cached))} && dvc repro"

@@ -1,0 +1,139 @@
+"""Real `dvc repro` in a clone, with tiny settings. The tests build on each other, in order."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.clone import change, clone_to, output_digests
+from benchmarks.clone import dvc as start_dvc
+from glann.runtime.files import STAGES
+
+TINY = {
+    "compute": {"device": "cpu", "precision": "float32", "threads": 1, "checkpoint_minutes": 0},
+    "prepare": {"count": 72, "resolution": 16, "holdout": 24},
+    "glo": {"latent_dim": 8, "decoder": {"width": 8}, "epochs": 2, "batch_size": 16},
+    "imle": {"noise_dim": 4, "mapping": {"width": 16, "depth": 1}, "epochs": 2},
+    "sample": {"count": 5, "interpolations": 2, "interpolation_steps": 3},
+    "evaluate": {"features": "pixels", "count": 32, "mixture_components": 2},
+}
+
+
+def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    with start_dvc(folder, *arguments) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def repro(folder: Path, *arguments: str) -> list[str]:
+    """Run `dvc repro` and return the stages that it ran."""
+    result = dvc(folder, "repro", *arguments)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in result.stdout]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clone_to(tmp_path_factory.mktemp("project"), TINY)
+
+
+def test_dvc_repro_runs_every_stage_and_makes_every_artifact(project: Path):
+    assert repro(project) == list(STAGES)
+    images = np.load(project / "data/prepare/images.npy")
+    assert images.shape == (48, 16, 16, 3) and images.dtype == np.uint8
+    latents = np.load(project / "data/glo/latents.npy")
+    assert latents.shape == (48, 8) and np.allclose(np.linalg.norm(latents, axis=1), 1, atol=1e-5)
+    assert len(list((project / "data/sample/images").iterdir())) == 5
+    for name in (
+        "sample/grid",
+        "sample/interpolation",
+        "evaluate/plots/nearest",
+        "evaluate/plots/comparison",
+        "evaluate/plots/weakest",
+    ):
+        assert Image.open(project / f"data/{name}.png").size[0] > 16
+    metrics = json.loads((project / "data/evaluate/metrics.json").read_text())
+    rows = ("train", "reconstructions", "glann", "glo_gaussian", "glo_mixture")
+    columns = {"frechet", "kid", "precision", "recall", "density", "coverage", "f8", "f1_8"}
+    assert metrics["features"] == "pixels"
+    assert all(set(metrics[row]) == columns for row in rows)
+    novelty = json.loads((project / "data/evaluate/plots/novelty.json").read_text())
+    assert [point["percent"] for point in novelty] == [*range(101)]
+    assert 0 < novelty[50]["holdout"] < novelty[100]["holdout"] and novelty[50]["glann"] > 0
+    # Real images are nearer to real images than those of a model trained for a second.
+    assert metrics["train"]["frechet"] < metrics["reconstructions"]["frechet"]
+    assert not list((project / ".checkpoints").glob("*"))
+
+
+def test_a_second_time_nothing_runs(project: Path):
+    result = dvc(project, "repro")
+    assert "Data and pipelines are up to date." in result.stdout and "Running" not in result.stdout
+
+
+def test_only_what_depends_on_a_changed_key_runs_and_changing_back_restores(project: Path):
+    before = output_digests(project)
+    change(project, {"imle": {"epochs": 3}})
+    assert repro(project) == ["imle", "sample", "evaluate"]
+    assert (
+        output_digests(project)["data/imle/generator.safetensors"]
+        != before["data/imle/generator.safetensors"]
+    )
+    change(project, {"imle": {"epochs": 2}})
+    assert repro(project) == [] and output_digests(project) == before
+    change(project, {"sample": {"count": 4}})
+    assert repro(project) == ["sample"]
+    assert len(list((project / "data/sample/images").iterdir())) == 4
+    change(project, {"sample": {"count": 5}, "compute": {"checkpoint_minutes": 5}})
+    assert repro(project) == [] and output_digests(project) == before
+
+
+def test_forced_and_in_another_clone_every_byte_is_the_same(project: Path, tmp_path: Path):
+    before, lock = output_digests(project), (project / "dvc.lock").read_text()
+    assert repro(project, "--force") == list(STAGES)
+    assert output_digests(project) == before
+    other = clone_to(tmp_path, TINY)
+    repro(other)
+    assert (other / "dvc.lock").read_text() == lock
+
+
+def test_metrics_and_plots_are_shown(project: Path):
+    shown = json.loads(dvc(project, "metrics", "show", "--json").stdout)
+    assert "glann" in shown[""]["data"]["data/evaluate/metrics.json"]["data"]
+    result = dvc(project, "plots", "show")
+    page = (project / "dvc_plots" / "index.html").read_text()
+    assert result.returncode == 0 and "GLO loss" in page and page.count("<img") >= 5
+
+
+WRONG = [
+    ({"prepare": {"source": "folder", "path": "data/nowhere"}}, "prepare.path: data/nowhere: No such file"),
+    ({"prepare": {"source": "folder"}}, "prepare.path: no files in data/raw"),
+    ({"prepare": {"resolution": 24}}, "prepare.resolution: 24 px, but residual decoders make"),
+    ({"glo": {"epoch": 3}}, "glo.epoch: unknown key"),
+    ({"glo": {"loss": {"kind": "perceptual", "weights": "no.pth"}}}, "no.pth: no such file"),
+    ({"imle": {"index": "Flatter"}}, "imle.index: 'Flatter' is none of the index strings known here"),
+    ({"evaluate": {"features": "vgg", "weights": "no.safetensors"}}, "no.safetensors: no such file"),
+]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"), WRONG, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_wrong_params_stop_dvc_repro_with_one_line(values: dict, message: str, project: Path):
+    good = (project / "params.yaml").read_text()
+    try:
+        change(project, values)
+        result = dvc(project, "repro")
+        said = [
+            line for line in result.stderr.splitlines() if not line.startswith("ERROR: failed to reproduce")
+        ]
+        stage = next(iter(values))
+        assert result.returncode != 0 and "Traceback" not in result.stderr
+        assert sum(message in line for line in result.stderr.splitlines()) == 1, result.stderr
+        assert len([line for line in said if line.strip()]) <= 1, result.stderr
+        assert not [path for path in (project / "data" / stage).rglob(".*") if path.name != ".gitignore"]
+    finally:
+        (project / "params.yaml").write_text(good)
+        assert repro(project) == []  # all that was there comes back from the cache
