@@ -42,7 +42,7 @@ def modules_reached(stage: str) -> set[str]:
         reached.add(module)
         imported = GRAPH.find_modules_directly_imported_by(module)
         todo += [other for other in imported if other not in reached | {"glann", ONLY_CHECKS}]
-    return {path_of(module) for module in reached} | {"glann/__init__.py"}
+    return {path_of(module) for module in reached}
 
 
 def lies_below(path: str, dep: str) -> bool:
