@@ -1,4 +1,4 @@
-"""`python -m glann` and `glann`: an interruption is one line even while the command line is imported."""
+"""`python -m glann` and `glann`. Ctrl-C is one line even while the command line is being imported."""
 
 from glann.runtime.reporting import one_line_errors
 from glann.runtime.signals import end_in_order

@@ -1,4 +1,4 @@
-"""The `glann` command. torch is imported by the commands that need it, so that --help is quick."""
+"""The `glann` command. Only commands that need torch import it, so that --help is fast."""
 
 import importlib.metadata
 import json
@@ -22,12 +22,12 @@ from glann.runtime.validation import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
+UsageError: type[Any] = typer.BadParameter.__mro__[1]  # of click, or of typer's own copy of click
 
 
 def _path(text: str) -> Path:
     if not text:
-        raise typer.BadParameter("an empty path")  # to pathlib it is the current folder
+        raise typer.BadParameter("an empty path")  # pathlib would take it as the current folder
     return Path(text)
 
 
@@ -49,8 +49,8 @@ def run() -> None:
         known.status = error.exit_code
         raise known from None
     finally:
-        _flush()  # what typer itself prints, such as --help
-    if status == 128 + signal.SIGINT:  # what typer makes of Ctrl-C
+        _flush()  # for output of typer itself, such as --help
+    if status == 128 + signal.SIGINT:  # typer's status for Ctrl-C
         raise KeyboardInterrupt
     sys.exit(status)
 
@@ -60,11 +60,11 @@ def _see_help(error: Any) -> str:
 
 
 def _write(text: str) -> None:
-    """Print text in UTF-8, whatever the terminal's encoding: it may become a params.yaml."""
+    """Print text in UTF-8 whatever the encoding of the terminal, since it may become a params.yaml."""
     if sys.stdout is None:
         raise GlannError("standard output: could not be written (it is closed)")
     with _told():
-        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))  # file names stay as they are
+        sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))  # keeps file names unchanged
         sys.stdout.flush()
 
 
@@ -76,11 +76,11 @@ def _flush() -> None:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Say in one line that standard output is full; end in silence where its reader has read enough."""
+    """Report that standard output cannot be written; exit silently if its reader has closed it."""
     try:
         yield
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the end of Python tries again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python tries again at exit
         if isinstance(error, BrokenPipeError):
             sys.exit(128 + signal.SIGPIPE)
         raise GlannError(f"standard output: could not be written ({error.strerror})") from None
@@ -91,7 +91,7 @@ def _version(wanted: bool) -> None:
         try:
             _write(importlib.metadata.version("glann") + "\n")
         except importlib.metadata.PackageNotFoundError:
-            raise GlannError("no version: glann is not installed; run: pip install -e .") from None
+            raise GlannError("version unknown: glann is not installed; run: pip install -e .") from None
         raise typer.Exit
 
 
@@ -102,7 +102,7 @@ def _about(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
     ] = False,
 ) -> None:
-    """Image generation without an adversary: GLO, then IMLE. The pipeline itself runs by `dvc repro`."""
+    """Image generation without an adversary: GLO, then IMLE. Run the pipeline with `dvc repro`."""
     if context.invoked_subcommand is None:
         _write(context.get_help() + "\n")
 
@@ -110,10 +110,10 @@ def _about(
 @app.command()
 def params(
     name: Annotated[str, typer.Option("--preset", help=f"one of {', '.join(PRESETS)}")] = "avatars",
-    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of the settings")] = False,
     check: Annotated[Path | None, _path_option(help="check this params.yaml instead")] = None,
 ) -> None:
-    """Print a ready params.yaml, the schema of all its keys, or check one."""
+    """Print a params.yaml with the settings of a preset, print the schema, or check a file."""
     if check:
         load_params(check)
     elif schema:
@@ -124,13 +124,13 @@ def params(
 
 @app.command()
 def sample(
-    out: Annotated[Path, _path_option(help="a .png (grid), a .npy (array) or a folder (single PNGs)")],
-    count: Annotated[int, typer.Option(min=1, max=LARGEST, help="images")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="which images")] = 0,
+    out: Annotated[Path, _path_option(help="a .png (grid), an .npy (array) or a folder (single PNGs)")],
+    count: Annotated[int, typer.Option(min=1, max=LARGEST, help="number of images")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="which images to draw")] = 0,
     truncation: Annotated[
-        float, typer.Option(min=0.01, max=10, help="below 1: more typical, less variety")
+        float, typer.Option(min=0.01, max=10, help="below 1: images are more typical and less varied")
     ] = 1.0,
-    generator: Annotated[Path, _path_option(help="the imle stage's result")] = Path(
+    generator: Annotated[Path, _path_option(help="generator file written by the imle stage")] = Path(
         "data/imle/generator.safetensors"
     ),
     device: Device = "auto",
@@ -153,10 +153,10 @@ def sample(
 
 @app.command()
 def checkpoints(
-    folder: Annotated[Path, _path_option(help="where they are")] = Path(".checkpoints"),
-    clean: Annotated[bool, typer.Option("--clean", help="delete them all")] = False,
+    folder: Annotated[Path, _path_option(help="the folder of checkpoints")] = Path(".checkpoints"),
+    clean: Annotated[bool, typer.Option("--clean", help="delete all of them")] = False,
 ) -> None:
-    """List the checkpoints of interrupted runs, from which the next dvc repro goes on, or delete them."""
+    """List the checkpoints of interrupted runs, from which dvc repro continues, or delete them."""
     from glann.runtime.checkpoint_files import stored  # noqa: PLC0415
 
     for checkpoint in stored(folder):
@@ -171,14 +171,14 @@ def checkpoints(
 @app.command()
 def fit_imle(
     latents: Annotated[Path, typer.Argument(help="a float .npy array [n, d]", parser=_path)],
-    out: Annotated[Path, _path_option(help="the mapping, a .safetensors file")],
+    out: Annotated[Path, _path_option(help="where to write the mapping, a .safetensors file")],
     params_file: Annotated[
-        Path | None, _path_option("--params", help="a params.yaml whose imle section and seed are used")
+        Path | None, _path_option("--params", help="a params.yaml; its imle section and seed are used")
     ] = None,
     device: Device = "auto",
     threads: Threads = 2,
 ) -> None:
-    """Fit a mapping from noise onto latents of your own, of any norm."""
+    """Fit a mapping from noise to your own latents, of any norm."""
     settings = load_params(params_file) if params_file else Params()
     compute = _compute(device, "float32", threads)
 

@@ -1,23 +1,23 @@
-"""The one error meant for people, and how a program ends on it."""
+"""Errors that are meant for users."""
 
 from pathlib import Path
 
 
 class GlannError(Exception):
-    """A mistake the user can mend; its text is one line: where, what is wrong, what to do."""
+    """An error that the user can fix. Its text is one line: where, what is wrong, what to do."""
 
     status = 1
 
 
 class DamagedFileError(GlannError):
-    """A file whose content is not what a stage wrote there, or cannot be.
+    """A file whose content is not what was written there.
 
     Parameters
     ----------
     path
         The file.
     what
-        What shows it.
+        What is wrong with it.
     """
 
     def __init__(self, path: str | Path, what: str):

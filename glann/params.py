@@ -1,4 +1,4 @@
-"""The schema of params.yaml: a frozen model per section, every key with its meaning, unit and bounds."""
+"""All of params.yaml: a frozen model per section, each key with its meaning, unit and bounds."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +27,7 @@ class Params(Section):
     """All of params.yaml."""
 
     seed: int = Field(0, ge=0, lt=2**63)
-    """of every random draw in every stage but sample, which has its own"""
+    """seed of all stages except sample, which has its own"""
     compute: Compute = Compute()
     prepare: Prepare = Prepare()
     glo: Glo = Glo()

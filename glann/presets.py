@@ -1,4 +1,4 @@
-"""Ready settings, and params.yaml as text with a comment above every key."""
+"""Presets, and params.yaml as text with a comment above every key."""
 
 import io
 from typing import Any
@@ -13,7 +13,7 @@ from glann.runtime.validation import did_you_mean, nearest
 
 SCHEMA_FILE = "docs/params.schema.json"
 
-# For the paper's data sets: its decoder, latent and noise sizes. Our mapping draws better.
+# For the data sets of the paper: its decoder, and its sizes of latents and noise. Our mapping draws better.
 _GLO = {
     "latent_dim": 64,
     "latent_noise": 0.7,
@@ -23,26 +23,27 @@ _GLO = {
     "batch_size": 64,
 }
 
-_IMLE = {"epochs": 150, "candidates": 4, "residuals": 0.8}  # measured on digits alone
+_IMLE = {"epochs": 150, "candidates": 4, "residuals": 0.8}  # measured on digits only
 
-# What each preset changes; everything else is the schema's default.
+# What each preset changes; all other settings have their defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "avatars": {
         "prepare": {"count": 3500, "holdout": 500},
-        # Small batches: on few images and within minutes the number of steps decides.
+        # Small batches: with few images and few minutes, the number of steps matters most.
         "glo": {"epochs": 40, "batch_size": 16, "latent_lr": 0.02, "ema": 0.995},
         "imle": {"epochs": 300, "candidates": 4},
     },
     "faces64": {
         "prepare": {"source": "folder", "count": None, "resolution": 64},
         "glo": {
-            # Photographs differ in small components too: unwhitened, with noise, they are learned far slower.
+            # Photographs also differ in small components. Without whitening, or with noise, they are learned
+            # far more slowly.
             "latent_init": "pca_whitened",
             "latent_noise": 0.0,
             "decoder": {"kind": "residual", "width": 32},
-            # Features are some hundred times larger than pixels. Without weight on these, a decoder that
-            # has not learned to tell images apart yet settles on one texture for all.
-            # Features of 5,000 images are 4.3 GiB in bfloat16: kept, a step takes two thirds of the time.
+            # Features are some hundred times larger than pixel values. Without more weight on pixels, a
+            # decoder that cannot yet tell images apart settles on one texture for all of them. The features
+            # of 5,000 images take 4.3 GiB in bfloat16; cached, a step takes a third less time.
             "loss": {"kind": "perceptual", "levels": 3, "pixel_weight": 100.0, "cache_gib": 6.0},
             "epochs": 60,
             "batch_size": 16,
@@ -76,12 +77,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> Params:
-    """Return a preset's params.
+    """Return the settings of a preset.
 
     Raises
     ------
     GlannError
-        If there is none of that name.
+        If there is no preset of that name.
     """
     if name not in PRESETS:
         raise GlannError(
@@ -91,7 +92,7 @@ def preset(name: str) -> Params:
 
 
 def params_yaml(params: Params) -> str:
-    """Return params as the text of a params.yaml, each key below a comment with its meaning and unit."""
+    """Return params as the text of a params.yaml, with a comment above each key."""
     document = _commented(params, indent=0)
     yaml = YAML()
     yaml.width = 110

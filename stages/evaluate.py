@@ -1,4 +1,4 @@
-"""evaluate: reconstructions and samples are measured against images never trained on."""
+"""evaluate: compare reconstructions and samples with images never used in training."""
 
 from stages.frame import stage
 

@@ -1,4 +1,4 @@
-"""glo: images become a decoder and one latent each."""
+"""glo: train a decoder, and one latent per image."""
 
 from stages.frame import stage
 
@@ -13,7 +13,7 @@ with stage("glo") as this:
     params = this.params
 
     def work() -> None:
-        """Train on the prepared images, and write the result."""
+        """Train on the prepared images and write the result."""
         images = this.prepared("images", check=rank() == 0)
         on = execution(params.compute)
         inputs = [params.glo.model_dump(), params.seed, on.numerics, load_json("data/prepare/dataset.json")]

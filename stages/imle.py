@@ -1,4 +1,4 @@
-"""imle: latents become a mapping from noise; joined with the decoder it is the generator."""
+"""imle: fit the mapping from noise to latents; with the decoder it is the generator."""
 
 from stages.frame import stage
 
@@ -16,7 +16,7 @@ with stage("imle") as this:
     params = this.params
 
     def work() -> None:
-        """Fit the mapping to the latents, and write the generator."""
+        """Fit the mapping to the latents and write the generator."""
         on = execution(params.compute)
         decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
         latents = load_latents("data/glo/latents.npy", decoder.architecture.latents)

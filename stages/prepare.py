@@ -1,4 +1,4 @@
-"""prepare: images from anywhere become one array, and a hold-out."""
+"""prepare: turn images into two arrays, for training and for evaluation."""
 
 from stages.frame import stage
 

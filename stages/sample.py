@@ -1,4 +1,4 @@
-"""sample: the generator draws pictures."""
+"""sample: draw pictures with the generator."""
 
 from stages.frame import stage
 

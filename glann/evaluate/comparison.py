@@ -1,4 +1,4 @@
-"""One row of the table: every metric of two sets of features, in one place."""
+"""The metrics of the table, and their computation for one row."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric, or several that are computed together.
+    """A metric, or several metrics that are computed together.
 
     Attributes
     ----------
     columns
         Keys in metrics.json, and their headings in the printed table.
     compute
-        Called with features float32 [n, f], reference features float32 [m, f] and their curve; returns a
-        number per column.
+        Takes features float32 [n, f], reference features float32 [m, f] and their curve. Returns a number per
+        column.
     """
 
     columns: Mapping[str, str]

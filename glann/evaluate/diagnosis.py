@@ -1,4 +1,4 @@
-"""Where a model is weak: images that it misses, samples like no image, and whether it copies."""
+"""Where a model is weak: images that it misses, samples unlike any image, and copies of images."""
 
 import numpy as np
 import torch
@@ -10,27 +10,27 @@ from glann.images.tensors import thumbnails
 from glann.neighbors.search import nearest
 from glann.runtime.progress import progress
 
-SHORTLIST = 50  # training images per sample: the nearest in pixels, which are then compared by features
+SHORTLIST = 50  # training images per sample, nearest in pixels, whose features are compared
 THUMBNAIL = 16  # px, for the comparison in pixels
 
 
 def farthest(queries: Tensor, database: Tensor, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Find the queries that are farthest from all rows of a database.
 
-    With training latents as queries and samples' as database these are the images that a model misses, with
-    features of samples and of images the samples like no image.
+    With training latents as queries and latents of samples as database, these are the images that the model
+    misses. With features of samples and of images, these are the samples unlike any image.
 
     Parameters
     ----------
     queries, database
         float32 [q, d] and [m, d], on one device.
     count
-        How many to find.
+        Number of queries to find.
 
     Returns
     -------
     tuple
-        Rows of `queries`, int64 [count], the farthest first, and of each one's nearest in `database`.
+        Rows of `queries`, int64 [count], the farthest first, and the nearest row of `database` for each.
     """
     distances, rows = nearest(queries, database)
     worst = distances[:, 0].topk(min(count, len(queries))).indices
@@ -38,14 +38,14 @@ def farthest(queries: Tensor, database: Tensor, count: int) -> tuple[NDArray[np.
 
 
 def quantiles(sets: dict[str, Tensor], images: Tensor) -> list[dict[str, float]]:
-    """Return how far the rows of each set are from their nearest image: its quantiles, in percent.
+    """Return quantiles of the distance from the rows of each set to their nearest image.
 
-    A model that copies is nearer to its training images than images are that nobody trained on.
+    The samples of a model that copies are nearer to training images than unseen images are.
 
     Parameters
     ----------
     sets
-        Features float32 [m, f] by name.
+        Features float32 [m, f] of each set.
     images
         Features of training images, float32 [n, f].
 
@@ -68,19 +68,19 @@ def nearest_images(
 ) -> NDArray[np.uint8]:
     """Find for every sample the training image with the nearest features: a copy, if the model memorises.
 
-    Only each sample's nearest images in pixels are candidates, since features of all would take minutes;
-    a copy is near in both.
+    Only the images nearest in pixels are candidates, since computing the features of all images would take
+    minutes. A copy is near in both.
 
     Parameters
     ----------
     network
-        Images to features.
+        Turns images into features.
     samples
         uint8 [q, h, w, c].
     images
         The training images, uint8 [n, h, w, c].
     pool
-        Rows of `images` that are searched, int64 [p], ascending.
+        Rows of `images` to search, int64 [p], ascending.
 
     Returns
     -------

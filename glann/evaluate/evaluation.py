@@ -1,11 +1,11 @@
-"""How close generated images come to real ones that the model has never seen.
+"""Comparing generated images with real ones that the model has never seen.
 
-Every row of the table is a set of images compared with the hold-out images:
+Each row of the table is a set of images that is compared with the hold-out images:
 
-- ``train``: training images, the best that a generator could do;
-- ``reconstructions``: training latents, decoded, the best that a model of the latents could do;
-- ``glann``: noise, mapped and decoded, the model itself;
-- ``glo_gaussian``, ``glo_mixture`` and others: latents drawn from a prior (`glann.evaluate.priors`), decoded:
+- ``train``: training images, the best that any generator could do;
+- ``reconstructions``: decoded training latents, the best that any model of the latents could do;
+- ``glann``: noise that is mapped and decoded, the model itself;
+- ``glo_gaussian``, ``glo_mixture`` and others: decoded latents from a prior (`glann.evaluate.priors`), i.e.
   GLO without IMLE, as in the GLANN paper (arXiv:1812.08985).
 """
 
@@ -29,41 +29,41 @@ from glann.runtime.progress import progress
 from glann.runtime.randomness import stream, stream_seed
 from glann.sample.generator import Generator
 
-CHUNK_BYTES = 2**30  # images of a row in memory at once
-SEARCHED = 20_000  # training images searched for copies, and latents for misses, at most
-SHOWN = 64  # images of each row that are kept for the pictures
+CHUNK_BYTES = 2**30  # size of the images in memory at once
+SEARCHED = 20_000  # training images searched for copies and for misses, at most
+SHOWN = 64  # images per row that are kept for the pictures
 WITH_NEAREST = 16  # samples whose nearest training image is shown
 WEAKEST = 10  # misses, and samples like no image, that are shown
 
 Images = Callable[[slice], NDArray[np.uint8]]
-"""``images(part)`` returns these images of a set, uint8 [n, h, w, c], and makes no others."""
+"""``images(part)`` returns a slice of a set of images, uint8 [n, h, w, c], and decodes no others."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The results of `evaluate`.
 
     Attributes
     ----------
     features
-        Kind of the features.
+        Kind of features.
     count, reference_count
-        Images of each row, and hold-out images.
+        Number of images per row, and of hold-out images.
     table
-        For each row, a number per column.
+        For each row, its metrics by name.
     curves
         For each row, its precision and recall of distributions.
     novelty
-        Quantiles of the distances to the nearest training image, of samples and of hold-out images.
+        Quantiles of the distance to the nearest training image, for samples and for hold-out images.
     shown
         Up to 64 images of each row, uint8 [k, h, w, c].
     nearest
-        The training images nearest to the first samples shown, uint8 [k, h, w, c].
+        The training images nearest to the first samples, uint8 [k, h, w, c].
     searched
-        Training images that were searched for these.
+        Number of training images that were searched for these.
     weakest
-        Labels and images uint8 [k, h, w, c]: training images missed most, samples least like any, and the
-        nearest of each.
+        Rows of label and images uint8 [k, h, w, c]: the training images that samples miss most, the samples
+        least like any training image, and the nearest image of each.
     """
 
     features: str
@@ -93,7 +93,7 @@ def evaluate(
     config
         The `evaluate` section of params.yaml.
     seed
-        Of every random draw.
+        Seed of every random draw.
     images, holdout
         uint8 [n, h, w, c] and [m, h, w, c]: training and hold-out images; may be memory-mapped.
     latents
@@ -104,7 +104,7 @@ def evaluate(
     Raises
     ------
     GlannError
-        If there is nothing to measure: fewer than two images, latents of other images, latents not finite.
+        If there are fewer than two images, the latents belong to other images, or are not finite.
     """
     _check(images, holdout, latents, generator)
     count = min(config.count, len(images))
@@ -140,7 +140,7 @@ def evaluate(
 
     shown = {name: rows(slice(SHOWN)) for name, rows in sets.items()}
     nearest = nearest_images(network, shown["glann"][:WITH_NEAREST], images, pool)
-    # The decoder normalises its input, so latents are compared on the sphere.
+    # The generator normalises latents before decoding, so they are compared on the sphere.
     searched = F.normalize(latents[pool].to(drawn.device), dim=1)
     misses, near = farthest(searched, F.normalize(drawn, dim=1), WEAKEST)
     strange, alike = farthest(features["glann"], features["train"], WEAKEST)
@@ -155,7 +155,7 @@ def evaluate(
 
 
 def _extract(network: Network, images: Images, count: int, chunk: int, title: str) -> Tensor:
-    """Extract features of all `count` images with no more than `chunk` of them in memory."""
+    """Extract the features of `count` images, with at most `chunk` images in memory."""
     parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
     return torch.cat([extract(network, images(part), title) for part in parts])
 
@@ -167,7 +167,7 @@ def _check(
     for name, array in (("training", images), ("hold-out", holdout)):
         if array.shape[1:] != (drawn.size, drawn.size, drawn.channels):
             raise GlannError(
-                f"evaluate: {name} images are {[*array.shape[1:]]}, and the generator draws "
+                f"evaluate: {name} images are {[*array.shape[1:]]}, but the generator draws "
                 f"{[drawn.size, drawn.size, drawn.channels]}; run: dvc repro"
             )
     if min(len(images), len(holdout)) < 2:

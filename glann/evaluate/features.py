@@ -1,4 +1,4 @@
-"""Images to feature vectors for the metrics: Inception, VGG-16, or principal components of the pixels."""
+"""Feature vectors of images for the metrics: Inception, VGG-16, or principal components of the pixels."""
 
 import sys
 import warnings
@@ -22,7 +22,7 @@ from glann.runtime.compute import Execution
 from glann.runtime.progress import progress
 
 BATCH = 64  # images per forward pass
-VGG_SIDES = (32, 256)  # px; smaller images are enlarged, larger ones reduced
+VGG_SIDES = (32, 256)  # px; smaller images are enlarged, larger ones are reduced
 PIXELS_SIDE = 32  # px
 PIXELS_COMPONENTS = 64
 
@@ -31,14 +31,14 @@ Network = Callable[[NDArray[np.uint8]], Tensor]
 
 
 def choose_kind(kind: str, weights: str | None) -> str:
-    """Resolve `auto`: inception where its weights are at hand (nothing is downloaded for it), else pixels."""
+    """Resolve `auto`: inception if its weights are on this machine (without a download), otherwise pixels."""
     if kind != "auto":
         return kind
     return "inception" if weights or inception_cache().is_file() else "pixels"
 
 
 def inception_cache() -> Path:
-    """Return the file in which torch-fidelity keeps its Inception weights; $TORCH_HOME moves it."""
+    """Return the file where torch-fidelity caches its Inception weights; $TORCH_HOME changes the folder."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
 
 
@@ -53,16 +53,17 @@ def feature_network(
         inception (2048 features, FID's network), vgg (512: means of conv5_3's activations) or pixels
         (at most 64: principal components of the reference images).
     weights
-        Weights of inception (torch-fidelity's .pth) or vgg (see `vgg16`); None: cached or downloaded.
+        File of weights for inception (torch-fidelity's .pth) or vgg (see `vgg16`). None: the cached file, or
+        a download.
     reference
-        The images that `pixels` is fitted to, uint8 [m, h, w, c].
+        The images to which `pixels` is fitted, uint8 [m, h, w, c].
     execution
-        Where the networks run. Inception stays in float32, so that its FID is the published one.
+        Device and precision. Inception always runs in float32, so that its FID agrees with published ones.
 
     Raises
     ------
     GlannError
-        If weights are missing and cannot be downloaded, or are another network's.
+        If weights are missing and cannot be downloaded, or belong to another network.
     """
     if kind == "inception":
         return _inception(weights, execution)
@@ -79,9 +80,9 @@ def extract(network: Network, images: NDArray[np.uint8], title: str) -> Tensor:
     network
         From `feature_network`.
     images
-        uint8 [n, h, w, c]; may be memory-mapped, since no more than a batch is read at once.
+        uint8 [n, h, w, c]; may be memory-mapped, since only one batch is read at a time.
     title
-        Of the progress bar.
+        Title of the progress bar.
 
     Returns
     -------
@@ -106,21 +107,21 @@ def _inception(weights: str | None, execution: Execution) -> Network:
             f"evaluate.weights: {path}: {what}; name torch-fidelity's Inception weights, or null"
         )
     try:
-        # torch-fidelity unpickles whatever it is given; a file that passes here holds nothing but tensors.
-        with warnings.catch_warnings():  # of formats that it tries before it gives up
+        # torch-fidelity unpickles any file. A file that passes this check holds nothing but tensors.
+        with warnings.catch_warnings():  # about formats that torch.load tries first
             warnings.simplefilter("ignore")
             torch.load(path, map_location="cpu", weights_only=True)
-        with torch.random.fork_rng(devices=[]):  # it draws initial weights before it loads these
+        with torch.random.fork_rng(devices=[]):  # it draws random weights before it loads these
             inception = FeatureExtractorInceptionV3(
                 "inception", ["2048"], feature_extractor_weights_path=str(path)
             )
     except (OSError, MemoryError):
         raise
-    except Exception:  # an unpickler raises anything at all on other files
+    except Exception:  # unpicklers raise all kinds of errors on other files
         if weights is None:
             raise GlannError(f"{path}: damaged; delete it, and it is downloaded again") from None
         raise GlannError(
-            f"evaluate.weights: {path}: not torch-fidelity's Inception weights; fetch {URL_INCEPTION_V3}"
+            f"evaluate.weights: {path}: not torch-fidelity's Inception weights; download {URL_INCEPTION_V3}"
         ) from None
     inception = inception.to(execution.device)
 
@@ -139,7 +140,7 @@ def _download_inception(path: Path) -> None:
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), progress=sys.stderr.isatty())
     except (OSError, HTTPException) as error:
         raise GlannError(
-            f"evaluate.features: inception, but its weights could not be downloaded ({error}); fetch "
+            f"evaluate.features: inception, but its weights could not be downloaded ({error}); download "
             f"{URL_INCEPTION_V3} elsewhere and put it at {path}, name it in evaluate.weights, "
             "or choose evaluate.features: vgg or pixels"
         ) from None
@@ -165,7 +166,7 @@ def _vgg(weights: str | None, execution: Execution) -> Network:
 def _pixels(reference: NDArray[np.uint8]) -> Network:
     rows = extract(lambda batch: thumbnails(batch, PIXELS_SIDE), reference, "principal components")
     components = min(PIXELS_COMPONENTS, len(rows) - 1, rows.shape[1])
-    # The same components on any number of processors; equal images have no variance to divide by.
+    # The result must not depend on the number of cores. Equal images have zero variance to divide by.
     with threadpool_limits(1), np.errstate(invalid="ignore"):
         pca = PCA(components, svd_solver="full").fit(rows.double().numpy())
     mean, axes = torch.from_numpy(pca.mean_), torch.from_numpy(pca.components_)

@@ -1,6 +1,6 @@
-"""Distances between two sets of feature vectors: generated `features` [n, f] against a `reference` [m, f].
+"""Metrics of two sets of feature vectors: generated `features` [n, f] and a `reference` [m, f].
 
-All of them work in float64 on the CPU, draw from seeds alone, and leave every global generator as it was.
+All are computed in float64 on the CPU. Random draws depend on seeds only, and no global generator is used.
 """
 
 import warnings
@@ -24,18 +24,18 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
     """Fréchet distance of the Gaussians fitted to the two sets (Heusel et al., arXiv:1706.08500, eq. 6).
 
     ``|m1 - m2|² + tr(C1 + C2 - 2 (C1 C2)^½)``. With C = RᵀR, R from a QR decomposition of the centred rows,
-    the last trace is the sum of the singular values of R1 R2ᵀ. Unlike the eigenvalues of C1 C2, which others
-    use, these lose no digits where a covariance is singular, as it is with fewer rows than features.
+    the last trace is the sum of the singular values of R1 R2ᵀ. Unlike the usual eigenvalues of C1 C2, these
+    lose no digits if a covariance is singular, as it is with fewer rows than features.
 
     Parameters
     ----------
     features, reference
-        float [n, f] and [m, f], n and m at least 2.
+        float [n, f] and [m, f]; n and m are at least 2.
 
     Returns
     -------
     float
-        0 or more, in squared units of the features.
+        At least 0, in squared units of the features.
     """
     (mean_1, root_1), (mean_2, root_2) = _gaussian(features), _gaussian(reference)
     cross = torch.linalg.svdvals(root_1 @ root_2.T).sum()
@@ -54,17 +54,18 @@ def _gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
     """KID: unbiased MMD², kernel k(x, y) = (xᵀy / f + 1)³ (Bińkowski et al., arXiv:1801.01401, section 4).
 
-    Over all pairs, where others average over random subsets of 1000: the same expectation with less noise.
+    It is computed over all pairs. Averages over random subsets of 1000, which are common, have the same
+    expectation but more noise.
 
     Parameters
     ----------
     features, reference
-        float [n, f] and [m, f], n and m at least 2.
+        float [n, f] and [m, f]; n and m are at least 2.
 
     Returns
     -------
     float
-        0 on average for sets of one distribution, hence sometimes negative.
+        For two sets from one distribution it is 0 on average, so it may be negative.
     """
     features, reference = features.double(), reference.double()
     within = _mean_kernel(features) + _mean_kernel(reference)
@@ -73,7 +74,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def _mean_kernel(rows: Tensor) -> float:
-    """Mean of k over the pairs of different rows."""
+    """Return the mean of k over all pairs of different rows."""
     n, f = rows.shape
     with_itself = float((rows.square().sum(1) / f + 1).pow(3).sum())
     return (_kernel_sum(rows, rows) - with_itself) / (n * (n - 1))
@@ -84,19 +85,21 @@ def _kernel_sum(a: Tensor, b: Tensor) -> float:
 
 
 def precision_recall(features: Tensor, reference: Tensor, k: int = 3) -> tuple[float, float]:
-    """Shares of each set inside the balls around the other (Kynkäänniemi et al., arXiv:1904.06991, sec. 2).
+    """Return improved precision and recall (Kynkäänniemi et al., arXiv:1904.06991, section 2).
+
+    Each is the fraction of one set that lies in the balls around the rows of the other.
 
     Parameters
     ----------
     features, reference
         float [n, f] and [m, f].
     k
-        A row's ball reaches to its k-th neighbour in its own set; lowered where a set has fewer.
+        The ball of a row reaches to its k-th neighbour in its own set. Lowered if a set has fewer rows.
 
     Returns
     -------
     tuple
-        Precision (of `features`) and recall (of `reference`), 0 to 1.
+        Precision (the fraction of `features`) and recall (the fraction of `reference`), 0 to 1.
     """
     result = prc_features_to_metric(
         features.double(),
@@ -110,20 +113,22 @@ def precision_recall(features: Tensor, reference: Tensor, k: int = 3) -> tuple[f
 
 
 def density_coverage(features: Tensor, reference: Tensor, k: int = 5) -> tuple[float, float]:
-    """Density and coverage (Naeem et al., arXiv:2002.09797, section 3): outliers weigh less than above.
+    """Return density and coverage (Naeem et al., arXiv:2002.09797, section 3).
+
+    They are less sensitive to outliers than precision and recall.
 
     Parameters
     ----------
     features, reference
         float [n, f] and [m, f].
     k
-        A reference row's ball reaches to its k-th neighbour; lowered where there are fewer.
+        The ball of a reference row reaches to its k-th neighbour. Lowered if there are fewer rows.
 
     Returns
     -------
     tuple
-        Density: mean number of reference balls that hold a feature row, over k; above 1 in dense regions.
-        Coverage: share of the reference balls that hold a feature row, 0 to 1.
+        Density: the mean number of reference balls that contain a feature row, divided by k; above 1 in
+        dense regions. Coverage: the fraction of reference balls that contain a feature row, 0 to 1.
     """
     features, reference = features.double(), reference.double()
     k = min(k, len(reference) - 1)
@@ -140,24 +145,25 @@ def density_coverage(features: Tensor, reference: Tensor, k: int = 5) -> tuple[f
 def prd(
     features: Tensor, reference: Tensor, seed: int = 0, clusters: int = 20, runs: int = 10
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Precision and recall of distributions, a curve (Sajjadi et al., arXiv:1806.00035, section 3).
+    """Return precision and recall of distributions, a curve (Sajjadi et al., arXiv:1806.00035, section 3).
 
-    Both sets are clustered together by k-means. With P and Q the shares of reference and features in each
-    cluster, ``precision(λ) = Σ min(λ P, Q)`` and ``recall(λ) = precision(λ) / λ``; averaged over the runs.
+    Both sets are clustered together by k-means. With P and Q the fractions of reference and features in each
+    cluster, ``precision(λ) = Σ min(λ P, Q)`` and ``recall(λ) = precision(λ) / λ``. The curve is an average
+    over several runs of k-means.
 
     Parameters
     ----------
     features, reference
-        float [n, f] and [m, f]. Each set has half the weight in k-means, so n and m may differ.
+        float [n, f] and [m, f]. Each set has half of the weight in k-means, so n and m may differ.
     seed
-        Of k-means.
+        Seed of k-means.
     clusters, runs
-        Clusters, and runs of k-means.
+        Number of clusters, and of runs.
 
     Returns
     -------
     tuple
-        Precision, rising, and recall, falling, float64 [ANGLES], 0 to 1.
+        Precision (rising) and recall (falling), float64 [ANGLES], 0 to 1.
     """
     both = torch.cat([features, reference]).numpy()
     generated = np.arange(len(both)) < len(features)
@@ -168,8 +174,8 @@ def prd(
         k_means = MiniBatchKMeans(
             min(clusters, len(both)), n_init=1, random_state=stream_seed(seed, "prd", run) % 2**32
         )
-        with threadpool_limits(1), warnings.catch_warnings():  # sums in parallel have no fixed order
-            warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct rows than clusters
+        with threadpool_limits(1), warnings.catch_warnings():  # parallel sums have no fixed order
+            warnings.simplefilter("ignore", ConvergenceWarning)  # about fewer distinct rows than clusters
             labels = k_means.fit(both, sample_weight=weight).labels_
         q = np.bincount(labels[generated], minlength=clusters) / generated.sum()
         p = np.bincount(labels[~generated], minlength=clusters) / (~generated).sum()
@@ -180,7 +186,7 @@ def prd(
 def f_beta(
     precision: NDArray[np.float64], recall: NDArray[np.float64], beta: float = 8
 ) -> tuple[float, float]:
-    """Return the curve's largest F_β and F_1/β: with β = 8, one for recall and one for precision (ibid.)."""
+    """Return the largest F_β and F_1/β of the curve; with β = 8 they weigh recall and precision (ibid.)."""
 
     def largest(b: float) -> float:
         return float(np.max((1 + b**2) * precision * recall / np.maximum(b**2 * precision + recall, 1e-10)))

@@ -1,6 +1,6 @@
-"""Other models of the latents, which GLANN's mapping is compared with: what one would take instead of IMLE.
+"""Other models of the latents, as alternatives to IMLE with which GLANN is compared.
 
-- ``gaussian`` and ``mixture``: one Gaussian, or several, with full covariances;
+- ``gaussian`` and ``mixture``: one Gaussian or several, with full covariances;
 - ``flow``: a neural spline flow (arXiv:1906.04032), from zuko;
 - ``iresnet``: an invertible residual network (arXiv:1811.00995), from normflows.
 """
@@ -22,32 +22,33 @@ from glann.runtime.compute import Execution
 from glann.runtime.progress import progress
 from glann.runtime.randomness import stream, stream_seed
 
-FITTED_ROWS = 10_000  # latents that priors are fitted to, at most
+FITTED_ROWS = 10_000  # latents to which priors are fitted, at most
 WIDTH = 256  # hidden units of both flows
 TRANSFORMS, BLOCKS = 3, 8  # of the spline flow and the i-ResNet
-LIPSCHITZ, POWERS = 0.97, 8  # of an i-ResNet's layers; terms of its log-determinant (eq. 4)
+LIPSCHITZ, POWERS = 0.97, 8  # of the layers of an i-ResNet; terms of its log-determinant (eq. 4)
 STEPS, BATCH, LR = 2000, 256, 2e-3
-LOOK, WAIT = 50, 6  # steps between two looks at unseen latents; looks without a gain, after which it stops
-NOISE = 0.1  # of the latents' spread: latents on a sphere have no density that a flow could end at
+LOOK, WAIT = 50, 6  # steps between checks on unseen latents; checks without improvement until it stops
+# Relative to the latents' spread: on a sphere latents have no density, and a flow would never converge.
+NOISE = 0.1
 
 
 def draw_prior(
     kind: str, latents: Tensor, count: int, seed: int, config: Evaluate, execution: Execution
 ) -> Tensor:
-    """Fit a prior to latents, and draw from it.
+    """Fit a prior to latents and draw from it.
 
     Parameters
     ----------
     kind
         One of `evaluate.priors`.
     latents
-        float32 [n, d]; at most 10,000 of them are used.
+        float32 [n, d]; at most 10,000 are used.
     count, seed
-        How many to draw, and which.
+        Number of draws, and seed.
     config
         The `evaluate` section of params.yaml.
     execution
-        Device of the flows.
+        Device on which flows are fitted.
 
     Returns
     -------
@@ -57,32 +58,32 @@ def draw_prior(
     Raises
     ------
     GlannError
-        If the library of a flow is not installed, or it cannot learn so few latents.
+        If the library of a flow is not installed, or there are too few latents.
     """
     rows = torch.randperm(len(latents), generator=stream(seed, "evaluate", kind, "rows"))[:FITTED_ROWS]
     return PRIORS[kind].draw(latents[rows], count, seed, config, execution)
 
 
 def _draw_mixture(fitted: Tensor, components: int, count: int, seed: int) -> Tensor:
-    """Draw from a mixture of Gaussians, of fewer where there are not two latents per dimension for each."""
+    """Draw from a mixture of Gaussians; it has fewer components if there are few latents for each."""
     name = ("evaluate", "mixture", components)
     values = fitted.double().numpy()
     mixture = GaussianMixture(
         max(1, min(components, len(values) // (2 * values.shape[1]))),
-        reg_covar=max(1e-4 * values.var(0).mean(), 1e-8),  # latents may span fewer than d dimensions
+        reg_covar=max(1e-4 * values.var(0).mean(), 1e-8),  # latents may lie in a subspace
         max_iter=50,
         random_state=stream_seed(seed, *name) % 2**32,
     )
     with threadpool_limits(1), warnings.catch_warnings():  # sums in parallel have no fixed order
         warnings.simplefilter("ignore", ConvergenceWarning)
         drawn, _ = mixture.fit(values).sample(count)
-    shuffled = torch.randperm(count, generator=stream(seed, *name, "order"))  # it draws one by one component
+    shuffled = torch.randperm(count, generator=stream(seed, *name, "order"))  # it was sorted by component
     return torch.tensor(drawn, dtype=torch.float32)[shuffled]
 
 
 def _draw_spline_flow(fitted: Tensor, count: int) -> Tensor:
     try:
-        import zuko  # noqa: PLC0415 (only who asks for it needs it)
+        import zuko  # noqa: PLC0415 (an optional dependency)
     except ImportError as error:
         raise _missing("flow", "zuko", error) from None
     dim = fitted.shape[1]
@@ -106,7 +107,7 @@ def _draw_iresnet(fitted: Tensor, count: int) -> Tensor:
     flow.to(fitted.device)
 
     def loss(rows: Tensor) -> Tensor:
-        normflows.utils.update_lipschitz(flow, 5)  # weights have changed since
+        normflows.utils.update_lipschitz(flow, 5)  # the weights have changed
         return flow.forward_kld(rows)
 
     _fit(flow, fitted, loss, "iresnet")
@@ -115,9 +116,9 @@ def _draw_iresnet(fitted: Tensor, count: int) -> Tensor:
 
 
 def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], title: str) -> None:
-    """Maximise the likelihood of nine tenths of the rows; keep the weights that are best on the others."""
+    """Maximise the likelihood of nine tenths of the rows, and keep the weights that are best on the rest."""
     if len(fitted) < 4:
-        raise GlannError(f"evaluate.priors: {title} needs 4 or more latents; take it off the list")
+        raise GlannError(f"evaluate.priors: {title} needs 4 or more latents; remove it from the list")
     unseen, seen = fitted.tensor_split([max(2, len(fitted) // 10)])
     optimizer = torch.optim.Adam(flow.parameters(), lr=LR)
     best, best_step, kept = math.inf, 0, flow.state_dict()
@@ -140,19 +141,24 @@ def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], t
             elif step - best_step >= LOOK * WAIT:
                 break
     if not math.isfinite(best):
-        raise GlannError(f"evaluate.priors: {title} did not learn these latents; take it off the list")
+        raise GlannError(
+            f"evaluate.priors: {title} could not be fitted to these latents; remove it from the list"
+        )
     flow.load_state_dict(kept)
 
 
 def _missing(kind: str, package: str, error: ImportError) -> GlannError:
     return GlannError(
-        f"evaluate.priors: {kind} needs the package {package} ({error}); run: pip install {package}, or take "
-        f"{kind} off the list"
+        f"evaluate.priors: {kind} needs the package {package} ({error}); run: pip install {package}, or "
+        f"remove {kind} from the list"
     )
 
 
 def _flow(name: str, draw: Callable[[Tensor, int], Tensor]) -> "Draw":
-    """Fit and draw in standardised coordinates; the libraries draw from torch's global generator."""
+    """Return a function that fits a flow and draws from it, in standardised coordinates.
+
+    The libraries use torch's global generator, so it is seeded and restored.
+    """
 
     def drawn(rows: Tensor, count: int, seed: int, config: Evaluate, execution: Execution) -> Tensor:
         mean, spread = rows.mean(dim=0), rows.std(dim=0).clamp_min(1e-6)
@@ -176,9 +182,9 @@ class Prior:
     Attributes
     ----------
     label
-        What pictures call images drawn from it.
+        Label in pictures.
     draw
-        Fits it, and draws from it.
+        Fits it and draws from it.
     """
 
     label: str

@@ -1,4 +1,4 @@
-"""An evaluation as files (metrics.json and plots/) and as a table at the terminal."""
+"""Reporting an evaluation: metrics.json, plots/, and a table at the terminal."""
 
 from pathlib import Path
 
@@ -26,16 +26,16 @@ LABELS = {
 
 
 def write_report(evaluation: Evaluation, holdout: NDArray[np.uint8], folder: Path) -> None:
-    """Write metrics.json and plots/ into `folder`, which exists.
+    """Write metrics.json and plots/.
 
     Parameters
     ----------
     evaluation
-        What was found.
+        The results.
     holdout
-        The hold-out images, uint8 [m, h, w, c]; the first of them are shown.
+        The hold-out images, uint8 [m, h, w, c]; the first ones are shown.
     folder
-        Where the files go.
+        An existing folder.
     """
     plots, shown = folder / "plots", evaluation.shown
     rows = [(LABELS[name], images[:IN_A_ROW]) for name, images in shown.items()]
@@ -47,7 +47,7 @@ def write_report(evaluation: Evaluation, holdout: NDArray[np.uint8], folder: Pat
         pairs += [("GLANN", shown["glann"][part]), (found, evaluation.nearest[part])]
     save_labelled_rows(plots / "nearest.png", pairs)
     save_labelled_rows(plots / "weakest.png", evaluation.weakest)
-    # Image by image, reconstructions.png shows what became of real.png.
+    # Image i of reconstructions.png is the reconstruction of image i of real.png.
     for name, file in (("train", "real"), ("reconstructions", "reconstructions"), ("glann", "samples")):
         save_png(plots / f"{file}.png", grid(shown[name], 8))
     save_json(plots / "prd.json", curve_points(evaluation.curves))
@@ -57,18 +57,18 @@ def write_report(evaluation: Evaluation, holdout: NDArray[np.uint8], folder: Pat
 
 
 def curve_points(curves: dict[str, Curve]) -> list[dict[str, float]]:
-    """Return every row's precision at equal steps of recall: `dvc plots` draws a line per key."""
+    """Return each row's precision at evenly spaced recalls; `dvc plots` draws a line per key."""
     steps = np.linspace(0, 1, 101)
     points = [{"recall": round(float(step), 2)} for step in steps]
     for name, (precision, recall) in curves.items():
         for point, step in zip(points, steps, strict=True):
-            # The best precision of all points that reach this recall; rounding must not lose the last one.
+            # The best precision among the points with at least this recall, up to rounding.
             point[name] = round(float(precision[recall >= step - 1e-9].max(initial=0)), 4)
     return points
 
 
 def print_table(evaluation: Evaluation) -> None:
-    """Print the table on stdout, a column per row of images."""
+    """Print the table on stdout, with a column per set of images."""
     title = (
         f"{evaluation.count} images a row against {evaluation.reference_count} hold-out images, "
         f"{evaluation.features} features"

@@ -16,12 +16,13 @@ class Evaluate(Section):
     """How the model is measured."""
 
     features: Literal["auto", "inception", "vgg", "pixels"] = "auto"
-    """inception (FID's network), vgg, pixels (PCA); auto: inception if its weights are here, else pixels"""
+    """inception (as for FID), vgg or pixels (PCA); auto: inception if its weights are on this machine,
+    otherwise pixels"""
     weights: Text | None = None
-    """weights of inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: downloaded"""
+    """file of weights for inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: download"""
     count: int = Field(5000, ge=2, le=LARGEST)
-    """images per row of the table, at most; each row is compared with the hold-out images"""
+    """largest number of images per row of the table; each row is compared with the hold-out images"""
     priors: list[Literal["gaussian", "mixture", "flow", "iresnet"]] = Field(["gaussian", "mixture"])
-    """other models of the latents to compare with; flow needs the package zuko, iresnet normflows"""
+    """other models of the latents to compare with; flow needs the package zuko, iresnet needs normflows"""
     mixture_components: int = Field(50, ge=1, le=LARGEST)
     """components of the Gaussian mixture"""

@@ -1,4 +1,4 @@
-"""The images of each batch, on the device in time."""
+"""Loading the images of each batch onto the device."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 def read_ahead(
     images: NDArray[np.uint8], batches: Iterator[tuple[Tensor, float]], execution: Execution
 ) -> Iterator[tuple[Tensor, float, Tensor]]:
-    """Add its images, as `to_float` makes them, to every batch.
+    """Add the images of each batch, float32 [b, c, h, w], to its rows and weight.
 
-    For a GPU a thread reads the next batch during this one; on a CPU it would only take a core from others.
+    For a GPU, a thread reads the next batch during this one. On a CPU it would only compete for the cores.
     """
 
     def read(batch: tuple[Tensor, float]) -> tuple[Tensor, float, Tensor]:
@@ -33,7 +33,7 @@ def read_ahead(
 
 
 def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item; a thread is always one item ahead."""
+    """Yield ``function(item)`` for each item; a thread works one item ahead."""
     with ThreadPoolExecutor(1) as thread:
         waiting: Future[Result] | None = None
         for item in items:

@@ -1,4 +1,4 @@
-"""The latents of GLO: where they start, how they step, and the noise that the decoder sees on them."""
+"""The latents of GLO: where they start, how they are optimised, and the noise that is added to them."""
 
 import numpy as np
 import torch
@@ -14,16 +14,16 @@ from glann.runtime.processes import rows_at_first, total
 from glann.runtime.randomness import noise_rows, stream, stream_seed
 from glann.training.shards import Shard
 
-PCA_IMAGES = 10_000  # principal components are fitted to so many images
-PCA_SIZE = 32  # px to which images are reduced for it
+PCA_IMAGES = 10_000  # images that principal components are fitted to, at most
+PCA_SIZE = 32  # px; images are reduced to this size first
 
 
 class LatentTable:
     """One unit-norm latent per image, each with its own Adam moments and step count.
 
-    A step reads and writes the rows of its batch alone, so its cost does not grow with the table. Adam
-    (arXiv:1412.6980, algorithm 1) corrects the bias of young moments by the step count: it is kept per row,
-    since a row is stepped once an epoch.
+    A step reads and writes only the rows of its batch, so its cost does not grow with the table. Adam
+    (arXiv:1412.6980, algorithm 1) corrects its moments by the step count. The count is kept per row, since a
+    row is visited only once per epoch.
 
     Parameters
     ----------
@@ -48,13 +48,14 @@ class LatentTable:
         self.steps = latents.new_zeros(len(latents))
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Return the latents of a batch, float32 [b, d], as a leaf that collects a gradient."""
+        """Return the latents of a batch, float32 [b, d], as a leaf tensor that requires a gradient."""
         return self.latents[rows].requires_grad_()
 
     def step(self, rows: Tensor, latents: Tensor, lr: float, scale: float) -> None:
         """Step the batch's latents by their gradient times `scale`, and project them to the unit sphere.
 
-        The loss is a mean over the batch; with the batch's size as `scale` it is each image's own.
+        The loss is a mean over the batch. With the batch size as `scale`, each latent gets the gradient of
+        its own image's loss.
         """
         assert latents.grad is not None
         betas = (0.5, 0.999)
@@ -94,11 +95,11 @@ class LatentTable:
 
 
 def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int, start: int, stop: int) -> Tensor:
-    """Return the first latents of images `start` to `stop`, float32 [stop - start, d] with unit rows.
+    """Return the initial latents of images `start` to `stop`, float32 [stop - start, d] with unit rows.
 
-    "pca": the images' principal components, so that like images start near each other and directions have the
-    weight that they have in the images; where there are fewer than d, noise fills up. "pca_whitened": each
-    component divided by its spread, as the GLO paper proposes. "random": standard normal.
+    "pca": the images' principal components, so that similar images start close together and each direction
+    has the weight that it has in the images; if there are fewer than d components, the rest is noise.
+    "pca_whitened": each component divided by its spread, as in the GLO paper. "random": standard normal.
     """
     n, d = len(images), config.latent_dim
     noise = noise_rows(start, stop, d, seed, "glo", "latents")
@@ -110,7 +111,7 @@ def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int, start: in
     components = min(d, len(vectors) - 1, vectors.shape[1])
     random_state = stream_seed(seed, "glo", "pca") % 2**32
     pca = PCA(components, whiten=whiten, svd_solver="randomized", random_state=random_state)
-    # Sums in parallel depend on the number of cores; images may be constant.
+    # Parallel sums depend on the number of cores. Images may be constant, so divisions by zero are no error.
     with threadpool_limits(1), np.errstate(invalid="ignore", divide="ignore"):
         pca.fit(vectors)
         latents *= 1.0 if whiten else float(pca.explained_variance_[-1]) ** 0.5
@@ -119,25 +120,25 @@ def initial_latents(images: NDArray[np.uint8], config: Glo, seed: int, start: in
             found = pca.transform(thumbnails(images, PCA_SIZE, rows).numpy())
             latents[rows - start, :components] = torch.from_numpy(found)
     latents = latents.nan_to_num()
-    alike = latents.norm(dim=1, keepdim=True) < 1e-6  # images that do not differ from the mean
+    alike = latents.norm(dim=1, keepdim=True) < 1e-6  # images equal to the mean
     return F.normalize(torch.where(alike, noise, latents), dim=1)
 
 
 class LatentNoise:
-    """Noise on the latents of each batch, so that the decoder learns what lies between them.
+    """Noise on the latents of each batch, so that the decoder learns the space between them.
 
-    Samples never hit a training latent: they are about as far from the nearest as training latents are from
-    each other, and a decoder that has seen these alone draws worse there. Directions in which latents differ
-    more get more noise.
+    Samples never hit a training latent: they are about as far from the nearest one as training latents are
+    from each other. A decoder trained on exact latents only draws worse there. Directions in which latents
+    vary more get more noise.
 
     Parameters
     ----------
     length
-        Of the noise, of which a latent has 1; 0: none.
+        Length of the noise; latents have length 1. 0: no noise.
     latents
-        This rank's first latents, float32 [n, d].
+        This rank's initial latents, float32 [n, d].
     shard
-        Which rows this rank has, so that noise is the same for any number of ranks.
+        Which rows this rank has, so that the noise does not depend on the number of ranks.
     seed
         Of the draws.
     """
@@ -148,7 +149,7 @@ class LatentNoise:
         self.silent = length == 0
 
     def __call__(self, latents: Tensor, rows: Tensor, step: int) -> Tensor:
-        """Return the latents [b, d] of these rows, int64 [b], with the noise of a step, of unit length."""
+        """Return the latents [b, d] of `rows`, int64 [b], with the noise of a step added, as unit vectors."""
         if self.silent:
             return latents
         places = self.shard.places

@@ -1,4 +1,4 @@
-"""The reconstruction losses: what "looks like" means to GLO."""
+"""The reconstruction losses of GLO."""
 
 from collections.abc import Callable
 from types import EllipsisType
@@ -17,7 +17,7 @@ from glann.runtime.compute import Execution
 from glann.runtime.memory import activation_bytes, check_memory
 from glann.runtime.progress import progress
 
-MULTI_SCALE_ABOVE = 64  # px; larger images are compared at a quarter of their size too, as in the paper
+MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
 CACHED_AT_ONCE = 64  # images
 
 ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
@@ -38,17 +38,17 @@ def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.u
     Returns
     -------
     ReconstructionLoss
-        Of float [b, c, h, w] in [0, 1], `decoded` and `targets`; `rows` int64 [b] says which images the
-        targets are; `draws` decides what is random in the loss (crops).
+        Takes `decoded` and `targets`, float [b, c, h, w] in [0, 1]; `rows`, int64 [b], says which images the
+        targets are; `draws` is the generator for random crops.
     """
     if config.kind == "perceptual":
         return Perceptual(config, execution, images)
-    plain = {"l1": l1, "laplacian": laplacian}[config.kind]
+    plain = LOSSES[config.kind]
     return lambda decoded, targets, rows, draws: plain(decoded, targets)
 
 
 def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -> int:
-    """Count what the loss of a batch of images of `size` px keeps for backward."""
+    """Return the bytes that the loss of a batch of images of `size` px stores for the backward pass."""
     if config.kind != "perceptual":
         return 0
     window = min(size, config.crop or size)
@@ -56,15 +56,15 @@ def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -
 
 
 def l1(images: Tensor, targets: Tensor) -> Tensor:
-    """Mean absolute difference."""
+    """Return the mean absolute difference."""
     return (images.float() - targets).abs().mean()
 
 
 def laplacian(images: Tensor, targets: Tensor) -> Tensor:
-    """Lap1: the L1 distance of Laplacian pyramids (GLO, arXiv:1707.05776).
+    """Return the L1 distance of Laplacian pyramids, Lap1 (GLO, arXiv:1707.05776).
 
-    The paper sums 4^j |L_j| over level j; level j has 4^-j of the pixels, so that is a mean at every level.
-    The pyramid is linear: the pyramid of the difference is the difference of the pyramids.
+    The paper sums 4^j |L_j| over levels j. Level j has 4^-j of the pixels, so this is the sum of the means of
+    all levels. The pyramid is linear, so it is computed once, for the difference.
     """
     difference = images.float() - targets
     total = torch.zeros((), device=difference.device)
@@ -77,7 +77,7 @@ def laplacian(images: Tensor, targets: Tensor) -> Tensor:
 
 
 def _blur(images: Tensor) -> Tensor:
-    """Convolve both ways with [1, 4, 6, 4, 1] / 16, the kernel of Burt & Adelson (1983)."""
+    """Convolve rows and columns with [1, 4, 6, 4, 1] / 16, the kernel of Burt & Adelson (1983)."""
     channels = images.shape[1]
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
     images = F.pad(images, (2, 2, 2, 2), mode="reflect")
@@ -85,11 +85,15 @@ def _blur(images: Tensor) -> Tensor:
     return F.conv2d(rows, kernel[:, None].expand(channels, 1, 5, 1), groups=channels)
 
 
-class Perceptual:
-    """VGG-16 features at several levels plus the pixels, all by L1, as in the GLANN paper.
+LOSSES = {"l1": l1, "laplacian": laplacian}
+"""Losses of decoded and target images alone; `Perceptual` also needs weights, memory and crops."""
 
-    The features of the targets never change. Where whole images are compared and the memory that the settings
-    grant is enough, they are computed once.
+
+class Perceptual:
+    """L1 distance of VGG-16 features at several levels and of pixels, as in the GLANN paper.
+
+    The features of the targets never change. If whole images are compared and the cache is large enough, they
+    are computed only once.
     """
 
     def __init__(self, config: Loss, execution: Execution, images: NDArray[np.uint8]):
@@ -102,7 +106,7 @@ class Perceptual:
         self.kept = self._keep(images) if always_whole else None
 
     def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator) -> Tensor:
-        """Compare, see `reconstruction_loss`."""
+        """Compare decoded images with targets, see `reconstruction_loss`."""
         total = self.config.pixel_weight * l1(decoded, targets)
         if self.kept is not None:
             wanted = [level[rows].permute(0, 3, 1, 2) for level in self.kept]
@@ -115,7 +119,7 @@ class Perceptual:
         return total
 
     def features(self, images: Tensor, levels: int | None = None) -> list[Tensor]:
-        """Return the activations at the ends of the first levels, each [b, c, h, w], channels last."""
+        """Return the activations at the end of each level, [b, c, h, w] in channels-last order."""
         taps = []
         images = normalize_for_vgg(images).to(self.execution.precision)
         for i, layer in enumerate(self.network[: LEVEL_ENDS[(levels or self.config.levels) - 1] + 1]):
@@ -131,9 +135,9 @@ class Perceptual:
 
     @torch.no_grad()
     def _keep(self, images: NDArray[np.uint8]) -> list[Tensor] | None:
-        """Compute the features of all images, each level [n, h, w, c], if there is memory for them.
+        """Compute the features of all images, each level [n, h, w, c], if they fit into the cache.
 
-        Blocks are always the same, so that a resumed run has the same bytes.
+        The blocks never change, so a resumed run computes the same bytes.
         """
 
         def of(block: NDArray[np.uint8]) -> list[Tensor]:
@@ -143,7 +147,7 @@ class Perceptual:
         needed = len(images) * sum(level.nbytes for level in one)
         if needed > self.config.cache_gib * 2**30:
             return None
-        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed at each step"
+        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed in each step"
         check_memory("glo: features of all images", needed, self.execution, knob)
         shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
         kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
@@ -157,14 +161,15 @@ class Perceptual:
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """Sum the mean absolute differences of levels."""
+    """Return the sum of the mean absolute differences of all levels."""
     return torch.stack([_MeanAbsolute.apply(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
 
 
 class _MeanAbsolute(torch.autograd.Function):
     """Mean of |found - wanted|, with half the memory traffic of F.l1_loss.
 
-    Each image is summed in float32; in bfloat16 that sum is rounded to 8 bits, and the mean of images is not.
+    Each image's sum is accumulated in float32. In bfloat16 it is then rounded to 8 bits; the mean over images
+    is not rounded.
     """
 
     @staticmethod
@@ -182,7 +187,7 @@ class _MeanAbsolute(torch.autograd.Function):
 def _random_window(size: int, crop: int | None, draws: torch.Generator) -> tuple[slice | EllipsisType, ...]:
     if crop is None or crop >= size:
         return (...,)
-    # Uniform draws would hardly ever reach the corners: draw from further out and move back inside.
+    # Uniform draws would hardly ever reach the corners: draw from a larger range, then clamp.
     room = size - crop
     draw = torch.randint(-(room // 2), room + room // 2 + 1, (2,), generator=draws)
     top, left = draw.clamp(0, room).tolist()

@@ -1,4 +1,4 @@
-"""GLO: every image owns a latent; latents and decoder are optimised together (arXiv:1707.05776)."""
+"""GLO: every image has its own latent, optimised together with the decoder (arXiv:1707.05776)."""
 
 from dataclasses import dataclass
 
@@ -27,9 +27,9 @@ from glann.training.optimization import adam, moving_average, step
 from glann.training.shards import Shard
 from glann.training.state import Parts
 
-LOOKED_AT = 64  # images whose variety is watched
-SETTLED_AFTER = 500  # steps, by which pictures differ
-LEAST_VARIETY = 0.02  # of the images' own
+LOOKED_AT = 64  # images whose variety is checked
+SETTLED_AFTER = 500  # steps, after which decoded images should differ
+LEAST_VARIETY = 0.02  # as a fraction of the variety of the images
 
 
 @dataclass
@@ -39,12 +39,12 @@ class GloResult:
     Attributes
     ----------
     latents
-        float32 [n, d], unit rows; row i belongs to image i. In a group of processes rank 0 has all,
-        the others have those of their own images.
+        float32 [n, d], unit rows; row i belongs to image i. In a group of processes, rank 0 has all
+        latents, the others have those of their own images.
     decoder
         The moving average of the trained decoder, in evaluation mode.
     history
-        Per epoch: its number from 1 on and the mean loss.
+        Per epoch: its number, counted from 1, and the mean loss.
     """
 
     latents: Tensor
@@ -61,26 +61,26 @@ def train_glo(
 ) -> GloResult:
     """Minimise the reconstruction loss over all latents and the decoder (GLO, eq. 1).
 
-    In a group of processes each has its share of the images with their latents; all have the same decoder.
+    In a group of processes, each has a share of the images and their latents; all have the same decoder.
 
     Parameters
     ----------
     images
-        uint8 [n, h, h, c], may be memory-mapped.
+        uint8 [n, h, h, c]; may be memory-mapped.
     config
         The `glo` section of params.yaml.
     seed
-        Of every random draw.
+        Seed of every random draw.
     execution
         Device and precision.
     checkpoints
-        Where to resume from and to save to; None: neither.
+        Where to resume from and save to. None: neither.
 
     Raises
     ------
     GlannError
-        If images are not as described, the decoder cannot make their size, or the loss stops being
-        finite (naming epoch, step and the last good checkpoint).
+        If images are not as described, the decoder cannot make their size, there is not enough memory, or
+        the loss goes wrong. The last names epoch, step and the last good checkpoint.
     """
     _check(images, config)
     n, size, _, channels = images.shape
@@ -112,9 +112,9 @@ def train_glo(
                 with execution.autocast():
                     decoded = parallel(perturb(latents, rows, i))
                     loss = loss_of(decoded, targets, rows, stream(seed, "glo", i, "loss"))
-                (loss * weight).backward()  # weighted, the mean over processes is the whole batch's gradient
+                (loss * weight).backward()  # the mean over processes is the gradient of the whole batch
                 step(optimizer, config.decoder_lr * factor)
-                # A latent has one image: its gradient is that of its own loss, not of the batch's mean.
+                # A latent belongs to one image, so its gradient is scaled back from the mean over the batch.
                 table.step(rows, latents, config.latent_lr * factor, len(rows) / weight)
                 average.update_parameters(decoder)
                 course.step(loss, len(rows))
@@ -166,7 +166,7 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
 def _check_variety(
     course: Course, decoder: nn.Module, latents: Tensor, images: NDArray[np.uint8], execution: Execution
 ) -> None:
-    """Stop a run whose decoder draws the same picture for all latents, from which it will not come back."""
+    """Stop a run whose decoder draws the same picture for all latents; it would never recover."""
     if course.steps_done < SETTLED_AFTER:
         return
     decoder.eval()

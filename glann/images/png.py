@@ -1,4 +1,4 @@
-"""Arrays to PNG files."""
+"""Images as PNG files: grids, single images, labelled rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.ui
     images
         uint8 [n, h, w, c].
     columns
-        Images per row; default: as square a grid as there is.
+        Images per row. Default: the grid is as square as possible.
 
     Returns
     -------
@@ -46,11 +46,11 @@ def save_png(path: str | Path, image: NDArray[np.uint8]) -> None:
 
 
 def save_png_quickly(path: str | Path, image: NDArray[np.uint8]) -> None:
-    """Write as `save_png` does, but for thousands of files: Huffman coding alone, and no wait for the disk.
+    """Write a PNG file like `save_png`, but faster: Huffman coding only, and no waiting for the disk.
 
-    On sampled faces that takes a third of the time and no more bytes.
+    For sampled faces this takes a third of the time, and the files are no larger.
     """
-    Path(path).unlink(missing_ok=True)  # it may be a link, and what that leads to is somebody else's
+    Path(path).unlink(missing_ok=True)  # if it is a link, its target must not be overwritten
     with Path(path).open("xb") as file:
         _image(image).save(file, "PNG", compress_type=Z_HUFFMAN_ONLY)
 
@@ -60,7 +60,7 @@ def _image(image: NDArray[np.uint8]) -> Image.Image:
 
 
 def save_labelled_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[np.uint8]]]) -> None:
-    """Draw one row of images per label, labels at the left, as a PNG file.
+    """Draw rows of images with their labels on the left, and write them as a PNG file.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def save_labelled_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[np.ui
     rows
         Pairs of label and images uint8 [n, h, w, c].
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 (half a second, only here)
+    from matplotlib.figure import Figure  # noqa: PLC0415 (takes half a second, needed only here)
 
     columns = max(len(images) for _, images in rows)
     figure = Figure(figsize=(columns + 1.4, 1.05 * len(rows)), dpi=100, layout="constrained")
@@ -81,5 +81,5 @@ def save_labelled_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[np.ui
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     with replacing(path) as temporary:
-        # Without the Software tag the file does not change with matplotlib's version.
+        # Without the Software tag the file does not depend on the version of matplotlib.
         figure.savefig(temporary, bbox_inches="tight", metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""uint8 images [n, h, w, c], as they lie on disk, to float tensors."""
+"""Images as tensors: uint8 [n, h, w, c], as on disk, become float tensors."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ THUMBNAILS_AT_ONCE = 256  # images
 
 
 def upload(images: NDArray[Any], execution: Execution) -> Tensor:
-    """Copy uint8 [b, h, w, c] from an array, which may be memory-mapped, to the device."""
+    """Copy images uint8 [b, h, w, c], which may be memory-mapped, to the device."""
     return execution.to_device(torch.tensor(np.asarray(images)))
 
 
 def to_float(images: Tensor) -> Tensor:
     """Turn uint8 [b, h, w, c] into float32 [b, c, h, w] in [0, 1], channels last in memory."""
-    # A permuted view of [b, h, w, c] is [b, c, h, w] in channels-last order: nothing is moved.
+    # The permuted view of [b, h, w, c] is [b, c, h, w] in channels-last order: no data is moved.
     return images.permute(0, 3, 1, 2).float() / 255
 
 
 def thumbnails(images: NDArray[np.uint8], side: int, chosen: NDArray[np.int64] | None = None) -> Tensor:
-    """Average images, or the chosen ones, down to at most `side` px: float32 [n, f] in [0, 1], on the CPU."""
+    """Average images, or the chosen ones, down to `side` px or less: float32 [n, f] in [0, 1] on the CPU."""
     chosen = np.arange(len(images)) if chosen is None else chosen
     rows = []
     for start in range(0, len(chosen), THUMBNAILS_AT_ONCE):

@@ -1,4 +1,4 @@
-"""What is measured of a mapping, not learned: its range before training, and its statistics afterwards."""
+"""Properties of a mapping that are measured, not learned: its range before training, the rest after it."""
 
 from collections.abc import Iterable
 
@@ -19,15 +19,15 @@ from glann.training.shards import Shard
 
 ROWS_IN_FLOAT64 = 4096  # held as float64 at once
 MOMENT_ROUNDS = 8
-RESIDUALS = 10_000  # matched pairs, at most, whose residuals are kept
+RESIDUALS = 10_000  # matched pairs whose residuals are kept, at most
 NEIGHBOURS = 3  # pairs near an anchor, one of which lends it its residual
 
 
 def fit_range(mapping: MappingNetwork, latents: Tensor) -> None:
-    """Measure shift, scale and whether there is a sphere around 0 from latents float32 [n, d].
+    """Set shift, scale and on_sphere from latents float32 [n, d].
 
-    On a sphere, rows differ in direction only. In a small cloud far from 0, lengths are nearly equal too, but
-    only because the rows hardly differ at all.
+    On a sphere, latents differ in direction only. In a small cloud far from 0, norms are nearly equal too,
+    but only because the latents hardly differ at all.
     """
     norms = latents.norm(dim=1)
     radius = norms.mean()
@@ -61,7 +61,7 @@ def calibrate(
     count
         Candidates of an epoch.
     seed
-        Of the noise.
+        Seed of the noise.
     execution
         Device and precision.
     """
@@ -117,7 +117,7 @@ def moments(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     center = total = products = torch.zeros(())
     for block in blocks:
         rows = block.double()
-        if not count:  # sums of squares around a point nearby lose no digits
+        if not count:  # sums of squares around a nearby point lose no digits
             center = rows.mean(dim=0)
             total, products = torch.zeros_like(center), center.new_zeros(len(center), len(center))
         rows = rows - center
@@ -129,7 +129,7 @@ def moments(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
-    """Return powers of a symmetric matrix; directions without spread count as those of the least spread."""
+    """Return powers of a symmetric matrix; eigenvalues near 0 are raised to a small positive value."""
     values, vectors = torch.linalg.eigh(matrix)
     values = values.clamp_min(max(1e-6 * values[-1].item(), 1e-12))
     return [vectors * values**exponent @ vectors.T for exponent in exponents]
@@ -171,7 +171,7 @@ def keep_residuals(
     share
         Factor on the differences, 0 to 1.
     draws
-        Chooses among the nearest pairs.
+        The generator that chooses among the nearest pairs.
     """
     anchors, anchor_of = candidates.unique(dim=0, return_inverse=True)
     if len(anchors) == 1:

@@ -1,4 +1,4 @@
-"""IMLE in latent space: noise is mapped onto latents by nearest-neighbour matching (arXiv:1809.09087)."""
+"""IMLE in latent space: noise is mapped to latents by nearest-neighbour matching (arXiv:1809.09087)."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ from glann.training.optimization import adam, moving_average, step
 from glann.training.shards import Shard
 from glann.training.state import Parts
 
-SMALLEST = 1e-15  # largest number among latents, whose squares are still exact in float32
+SMALLEST = 1e-15  # if the largest latent coordinate is smaller, squares underflow in float32
 REMEDY = "lower imle.lr, or clip gradients by imle.parameter_groups"
 
 
@@ -62,12 +62,12 @@ def fit_imle(
     config
         The `imle` section of params.yaml.
     seed
-        Of every random draw.
+        Seed of every random draw.
     execution
         Device and precision. Candidates are mapped and compared in this precision; the regression always
         runs in float32, since its batches are too small to gain from less.
     checkpoints
-        Where to resume from and to save to; None: neither.
+        Where to resume from and save to. None: neither.
 
     Raises
     ------
@@ -103,7 +103,7 @@ def fit_imle(
             for rows, weight in course.batches(seed):
                 reached = mapping.project(network(matching.noise[rows]))
                 loss = regression_loss(reached, wanted[rows], config.loss)
-                (loss * weight).backward()  # weighted, the mean over processes is the whole batch's gradient
+                (loss * weight).backward()  # the mean over processes is the gradient of the whole batch
                 step(optimizer, config.lr * course.learning_rate_factor)
                 average.update_parameters(mapping)
                 course.step(loss, len(rows))
@@ -142,7 +142,7 @@ def _check(latents: Tensor, count: int) -> None:
 def _check_memory(n: int, d: int, count: int, config: Imle, index: SearchIndex, execution: Execution) -> None:
     held = 4 * n * (d + 2 * config.noise_dim)
     candidates = 4 * min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
-    if config.index != "Flat":  # block by block, joined, and in the index, with two numbers for each link
+    if config.index != "Flat":  # in blocks, joined, and in the index, which has two numbers per link
         candidates = 4 * count * (3 * d + 2 * index.links)
     knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
     check_memory("imle", held + candidates, execution, f"{knobs} or the number of latents ({n})")

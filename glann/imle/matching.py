@@ -1,4 +1,4 @@
-"""Noise, the candidates that it is mapped to, and the candidate nearest to each latent."""
+"""Drawing noise, mapping it to candidates, and finding the candidate nearest to each latent."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from glann.runtime.processes import all_rows, rank, ranks, rows_at_first, total
 from glann.runtime.randomness import stream
 from glann.training.shards import Shard
 
-CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched before the next are
-MAPPED_AT_ONCE = 2048  # so that activations stay in a processor's cache
+CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched at once
+MAPPED_AT_ONCE = 2048  # so that activations stay in the processor's cache
 
 
 class Matching:
@@ -30,7 +30,7 @@ class Matching:
     config
         The `imle` section of params.yaml.
     seed
-        Of the noise.
+        Seed of the noise.
     execution
         Device and precision.
 
@@ -52,7 +52,7 @@ class Matching:
         return float(f"{self._distance.item():.6g}")
 
     def renew(self, mapping: MappingNetwork, epoch: int) -> None:
-        """Draw the candidates of an epoch, and match every latent with the nearest of them."""
+        """Draw the candidates of an epoch, and match each latent with its nearest candidate."""
         count = candidate_count(self.config, self.shard.n)
         draws = NoiseDraws(count, self.config.noise_dim, self.seed, epoch, self.execution.device)
         candidates = (map_candidates(mapping, noise, self.execution) for noise in draws.blocks())
@@ -84,18 +84,18 @@ def candidate_count(config: Imle, latents: int) -> int:
 
 @dataclass(frozen=True)
 class NoiseDraws:
-    """The noise of an epoch's candidates, drawn block by block; a block can be drawn again.
+    """The noise of an epoch's candidates. It is drawn in blocks, and drawn again when needed.
 
     Attributes
     ----------
     count
-        Draws in all.
+        Number of candidates.
     dim
-        Numbers per draw.
+        Size of the noise vector, e.
     seed, epoch
-        Which draws.
+        They decide what is drawn.
     device
-        Where they are wanted.
+        Where the noise is needed.
     """
 
     count: int
@@ -105,12 +105,12 @@ class NoiseDraws:
     device: torch.device
 
     def blocks(self) -> Iterator[Tensor]:
-        """Yield all draws, float32 [b, dim]."""
+        """Yield all noise in blocks, float32 [b, e]."""
         for start in range(0, self.count, CANDIDATES_AT_ONCE):
             yield self._block(start)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """Return chosen draws: int64 [r] to float32 [r, dim]."""
+        """Return the noise of chosen candidates: int64 [r] to float32 [r, e]."""
         chosen = torch.empty(len(rows), self.dim, device=self.device)
         for start in range(0, self.count, CANDIDATES_AT_ONCE):
             here = (rows // CANDIDATES_AT_ONCE == start // CANDIDATES_AT_ONCE).nonzero()[:, 0]
@@ -127,7 +127,7 @@ class NoiseDraws:
 def map_candidates(mapping: MappingNetwork, noise: Tensor, execution: Execution) -> Tensor:
     """Map noise [b, e] to candidates in unit coordinates [b, d], in evaluation mode.
 
-    Each rank maps its share of the noise; all get all candidates.
+    Each rank maps its share of the noise, and gets all candidates.
     """
     mapping.eval()
     own = noise.tensor_split(ranks())[rank()]

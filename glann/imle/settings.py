@@ -20,32 +20,32 @@ class Imle(Section):
     """The mapping, fitted by nearest-neighbour matching (IMLE)."""
 
     noise_dim: int = Field(32, ge=1, le=4096)
-    """numbers per noise draw (the paper: 32)"""
+    """size of the noise vector (in the paper: 32)"""
     mapping: Mapping = Mapping()
     candidates: float = Field(2, gt=0, le=1000)
-    """noise draws per latent in each epoch's search (the paper: 2)"""
+    """candidates drawn per latent in each search (in the paper: 2)"""
     index: str = "Flat"
-    """Faiss index string: Flat is exact; for millions e.g. IVF4096,Flat;nprobe=8; docs/imle.md lists all"""
+    """Faiss index: Flat is exact; for millions of latents e.g. IVF4096,Flat;nprobe=8; see docs/imle.md"""
     refresh: int = Field(1, ge=1, le=LARGEST)
-    """epochs between two searches for the nearest candidates (the paper: 1)"""
+    """epochs from one search for nearest candidates to the next (in the paper: 1)"""
     epochs: int = Field(60, ge=1, le=LARGEST)
-    """passes over the latents (the paper: 50)"""
+    """passes over the latents (in the paper: 50)"""
     batch_size: int = Field(128, ge=2, le=LARGEST)
     """latents per step"""
     loss: Literal["distance", "squared"] = "distance"
-    """what a matched pair costs: its distance, or that squared (the paper)"""
+    """regression loss of a matched pair: its distance, or the squared distance (in the paper)"""
     lr: Rate = 0.003
-    """Adam's learning rate (the paper: 0.001)"""
+    """learning rate (in the paper: 0.001)"""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """learning rate over the run: cosine (down to 0) or constant"""
+    """learning rate over time: cosine (decays to 0) or constant"""
     ema: float = Field(0.99, ge=0, lt=1)
-    """decay per step of the mapping's moving average, which is the one kept; 0: the last weights"""
+    """decay per step of the mapping's moving average, which becomes the result; 0: no averaging"""
     correct_moments: bool = True
-    """whether outputs, before residuals, are given the latents' mean and covariance (the paper: false)"""
+    """correct the mapping so that its outputs have the latents' mean and covariance (in the paper: false)"""
     residuals: float = Field(0.0, ge=0, le=1)
-    """share of matched pairs' residuals that samples nearby get, for variety; 0: none (the paper)"""
+    """for more variety, add this fraction of the residual of a matched pair nearby; 0: none (in the paper)"""
     parameter_groups: list[ParameterGroup] = Field([])
-    """settings by layer, as in glo"""
+    """settings per layer, as in glo"""
 
     @model_validator(mode="after")
     def _known_index(self) -> Self:

@@ -1,19 +1,19 @@
-"""Exact nearest neighbours by bfloat16 matrix products, for processors that have them in hardware."""
+"""Exact nearest-neighbour search with bfloat16 matrix products, for processors with such hardware."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUERIES, ROWS = 4096, 1024  # of a tile; its scores stay in the processor's cache
-ROUNDING = 2.0**-9  # largest relative error of a number put into bfloat16
+QUERIES, ROWS = 4096, 1024  # of a tile, so that its scores stay in the processor's cache
+ROUNDING = 2.0**-9  # largest relative error of rounding to bfloat16
 
 
 def nearest_row(queries: Tensor, database: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest database row of every query, as `neighbors.nearest` does, only faster.
+    """Find the nearest database row of every query, like `nearest`, but faster.
 
-    Scores q·c - |c|²/2, the largest of which is the nearest row's, are computed in bfloat16 for all pairs;
-    only the largest of each tile of rows is kept. Rounding errors are bounded (Cauchy-Schwarz), so most tiles
-    cannot hold the nearest row; the one or two that can are searched in float32.
+    The nearest row has the largest score q·c - |c|²/2. Scores of all pairs are computed in bfloat16, and only
+    the largest score in each tile of rows is kept. Since rounding errors are bounded (Cauchy-Schwarz), most
+    tiles cannot hold the nearest row. The one or two that can are searched again in float32.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ def nearest_row(queries: Tensor, database: Tensor) -> tuple[Tensor, Tensor]:
     tuple
         Squared L2 distances float32 [q] and row numbers int64 [q].
     """
-    center = database.mean(dim=0)  # distances stay, norms and with them errors shrink
+    center = database.mean(dim=0)  # this keeps distances and makes norms, and with them errors, smaller
     centered, rows = queries - center, database - center
     half = rows.square().sum(dim=1) / 2
     top = _best_of_tiles(centered, rows, half)
     products = centered.norm(dim=1, keepdim=True) * rows.norm(dim=1).max()
-    error = 1.01 * ROUNDING * (2 * products + top.abs())  # of both factors, and of the sum; 1 % for the rest
+    error = 1.01 * ROUNDING * (2 * products + top.abs())  # of both factors and the sum; 1 % for the rest
     possible = top + error >= (top - error).amax(dim=1, keepdim=True)
     best = torch.full((len(queries),), -torch.inf)
     found = torch.zeros(len(queries), dtype=torch.int64)
@@ -46,8 +46,8 @@ def nearest_row(queries: Tensor, database: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best_of_tiles(queries: Tensor, rows: Tensor, half: Tensor) -> Tensor:
-    """Return the largest score of each query in each tile of rows, float32 [q, tiles]."""
-    # |c|²/2 is subtracted by three more columns: bfloat16 holds 8 bits of it, three of them hold 24.
+    """Return each query's largest score in each tile of rows, float32 [q, tiles]."""
+    # Three more columns subtract |c|²/2: one bfloat16 number holds 8 bits of it, three of them hold 24.
     columns = []
     for _ in range(3):
         columns.append(-half.bfloat16())

@@ -1,7 +1,7 @@
-"""The Faiss index strings that `imle.index` may hold.
+"""The Faiss index strings that `imle.index` accepts.
 
-Faiss knows many more. Left out is what looks for rows in another space (PCA, OPQ, LSH, RaBitQ), finds others
-with each run (NSG), or ends the process on some numbers that Faiss does not check.
+Faiss has many more. Not accepted are indexes that search in another space (PCA, OPQ, LSH, RaBitQ), that find
+different rows in each run (NSG), or that crash on numbers which Faiss does not check.
 """
 
 import re
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from glann.errors import GlannError
 
 MOST_LISTS = 2**20
-LINKS = range(2, 129)  # per row of a graph; Faiss crashes on fewer, and 64 are many
-MOST_EFFORT = 2048  # lists or rows looked at; the largest number of lists that a GPU can
-TRAINING_ROWS = 64  # per centroid; Faiss's 256 take four times as long and find no nearer rows
-MOST_CENTROIDS = 2**8  # that a code other than a list's number can name
+LINKS = range(2, 129)  # per row of a graph; Faiss crashes on fewer, and 64 is already a lot
+MOST_EFFORT = 2048  # lists or rows searched per query; the most lists that Faiss supports on a GPU
+TRAINING_ROWS = 64  # per centroid; the 256 of Faiss take four times as long and find no nearer rows
+MOST_CENTROIDS = 2**8  # that one code can distinguish
 GPU_PARTS = {1, 2, 3, 4, 8, 12, 16, 20, 24, 28, 32, 40, 48}  # of product quantisers that Faiss has on GPUs
 
-NUMBER = "[1-9][0-9]{0,6}"  # \d would take the digits of every script
+NUMBER = "[1-9][0-9]{0,6}"  # \d would accept digits of every script
 SCALAR = "SQ(?:4|6|8|fp16)"
 PATTERN = re.compile(
     f"(?P<factory>(?:IVF(?P<lists>{NUMBER}),)?(?:Flat|{SCALAR}|PQ(?P<parts>{NUMBER})(?:x(?P<bits>[4-8]))?)"
@@ -28,20 +28,20 @@ FORMS = "Flat, SQ8, PQ16, IVF4096,Flat;nprobe=8 (or SQ8, PQ16 in place of Flat) 
 
 @dataclass(frozen=True)
 class SearchIndex:
-    """What an index string says.
+    """The parts of an index string.
 
     Attributes
     ----------
     factory
-        What Faiss builds it from.
+        The part from which Faiss builds the index.
     setting
-        How it is searched, e.g. "nprobe=8"; empty: as Faiss does.
+        How it is searched, e.g. "nprobe=8". Empty: the default of Faiss.
     lists
-        Of an inverted file (IVF); 0: it is none.
+        Lists of an inverted file (IVF); 0 for other indexes.
     links
-        Per row of a graph (HNSW); 0: it is none.
+        Links per row of a graph (HNSW); 0 for other indexes.
     parts, bits
-        Of a product quantiser (PQ), and the bits of each part; 0: there is none.
+        Parts of a product quantiser (PQ), and bits of each part; 0 for other indexes.
     """
 
     factory: str
@@ -58,16 +58,16 @@ class SearchIndex:
 
     @property
     def training_rows(self) -> int:
-        """Rows that it learns its lists and codes from."""
+        """Number of rows that the index learns its lists and codes from."""
         return TRAINING_ROWS * max(self.lists, MOST_CENTROIDS)
 
     def check(self, rows: int, dim: int) -> None:
-        """Refuse a number of candidates, or of numbers in each, that it cannot be built for.
+        """Refuse a number of candidates, or a latent size, for which it cannot be built.
 
         Raises
         ------
         GlannError
-            Saying what to change.
+            If so; the message says what to change.
         """
         if self.parts and dim % self.parts:
             raise GlannError(
@@ -88,11 +88,11 @@ def parse_index(text: str) -> SearchIndex:
     Raises
     ------
     ValueError
-        If it is none of those known here; the text goes behind "imle.".
+        If it is not accepted. The message is meant to follow "imle.".
     """
     found = PATTERN.fullmatch(text)
     if not found:
-        raise ValueError(f"index: {text[:60]!r} is none of the index strings known here; use {FORMS}")
+        raise ValueError(f"index: {text[:60]!r} is not one of the known index strings; use {FORMS}")
     lists, links, parts, effort = (int(found[name] or 0) for name in ("lists", "links", "parts", "effort"))
     if lists > MOST_LISTS:
         raise ValueError(f"index: {text} has {lists} lists; the most are {MOST_LISTS}")

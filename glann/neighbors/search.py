@@ -1,4 +1,4 @@
-"""Nearest database rows by Faiss, on the GPU where the tensors are and Faiss sees one."""
+"""Nearest-neighbour search with Faiss, on the GPU if the tensors are there and Faiss sees it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from glann.neighbors.bfloat16 import nearest_row
 from glann.neighbors.indexes import SearchIndex, parse_index
 from glann.runtime.reporting import memory_ran_out
 
-NUMBERS_AT_ONCE = 2**24  # compared one by one; 64 MiB
-QUERIES_AT_ONCE = 65_536  # in a scan, which takes some kB for each
+NUMBERS_AT_ONCE = 2**24  # differences in memory at once; 64 MiB
+QUERIES_AT_ONCE = 65_536  # queries of the bfloat16 search at once, which needs a few kB for each
 
 
 def nearest_in_blocks(
@@ -22,8 +22,8 @@ def nearest_in_blocks(
 ) -> tuple[Tensor, Tensor]:
     """Find the nearest row of every query in a database that comes in blocks.
 
-    Exact search looks at one block at a time and keeps the best so far, so that the whole database need never
-    be in memory; an approximate index needs it.
+    Exact search takes one block at a time and keeps the best rows so far, so the whole database is never in
+    memory. An approximate index needs all of it.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def nearest_in_blocks(
     index
         Faiss index factory string, as in `nearest`.
     precision
-        bfloat16 lets exact search on the CPU use such products; the result is the same.
+        With bfloat16, exact search on the CPU uses bfloat16 products first. The result is the same.
 
     Returns
     -------
@@ -75,8 +75,8 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
     Returns
     -------
     tuple
-        Squared L2 distances float32 [q, k], ascending, and row numbers int64 [q, k]. An approximate index
-        chooses the rows; the distances are those of the rows themselves.
+        Squared L2 distances float32 [q, k], ascending, and row numbers int64 [q, k]. The distances are exact
+        even if an approximate index chose the rows.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def _faiss() -> Any:
 
 @cache
 def _gpu_resources(device: int) -> Any:
-    """Return this device's Faiss workspace; making one takes a second and gigabytes, so it is kept."""
+    """Return the Faiss workspace of a device; it takes a second and gigabytes to create, so it is cached."""
     return _faiss().StandardGpuResources()
 
 
@@ -146,7 +146,7 @@ def _by_index(queries: Tensor, database: Tensor, k: int, index: SearchIndex) -> 
             device = queries.get_device()
             searcher = faiss.index_cpu_to_gpu(_gpu_resources(device), device, searcher)
         searcher.train(_spread(held, index.training_rows))
-        if index.links:  # several threads may build another graph each time
+        if index.links:  # with several threads, the graph differs from run to run
             faiss.omp_set_num_threads(1)
         searcher.add(held)
         faiss.omp_set_num_threads(torch.get_num_threads())
@@ -154,14 +154,14 @@ def _by_index(queries: Tensor, database: Tensor, k: int, index: SearchIndex) -> 
             space = faiss.GpuParameterSpace() if on_gpu else faiss.ParameterSpace()
             space.set_index_parameters(searcher, index.setting)
         rows = searcher.search(asked, k)[1].to(queries.device)
-    short = (rows < 0).any(dim=1)  # what was looked at for these queries held too few rows
+    short = (rows < 0).any(dim=1)  # the lists searched for these queries held fewer than k rows
     if short.any():
         rows[short] = nearest(queries[short], database, k)[1]
     return _in_order(queries, database, rows)
 
 
 def _spread(rows: Tensor, count: int) -> Tensor:
-    """Return so many rows, or all if there are fewer, at equal distances."""
+    """Return `count` evenly spaced rows, or all rows if there are fewer."""
     if len(rows) <= count:
         return rows
     return rows[torch.arange(count, device=rows.device) * len(rows) // count]
@@ -170,7 +170,7 @@ def _spread(rows: Tensor, count: int) -> Tensor:
 def _in_order(queries: Tensor, database: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     """Sort the rows int64 [q, k] found for each query by their distances, and return both.
 
-    Codes stand for rows that are a little elsewhere, so what an index returns are not the distances of rows.
+    An index that stores codes returns distances to what the codes stand for, not to the rows themselves.
     """
     at_once = max(1, NUMBERS_AT_ONCE // (rows.shape[1] * database.shape[1]))
     parts = [

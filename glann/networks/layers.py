@@ -1,4 +1,4 @@
-"""Layers that decoders and mappings share, and how all layers start."""
+"""Batch normalisation over several processes, and the initial weights of all networks."""
 
 import math
 
@@ -8,21 +8,21 @@ from torch.distributed.nn.functional import all_reduce
 
 from glann.runtime.processes import ranks, total
 
-# The last layer of a decoder starts small, so that images start grey: a saturated sigmoid never learns.
+# The last layer of a decoder starts small, so that images start grey. A saturated sigmoid never learns.
 START_GREY = 0.1
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """Normalise features [b, c] or [b, c, h, w] by the mean and variance of the whole batch, on all ranks.
 
-    torch's SyncBatchNorm, which does the same, exists for GPUs only.
+    torch's SyncBatchNorm does the same, but only on GPUs.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
         pass
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise; while training, statistics are those of the batch and running ones follow."""
+        """Normalise. In training, use the batch's statistics and update the running ones."""
         if not self.training or ranks() == 1:
             return super().forward(input)
         assert self.running_mean is not None and self.running_var is not None
@@ -44,13 +44,13 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def initialize(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights from `generator`: He et al. (arXiv:1502.01852) for layers, zero for biases.
+    """Draw all weights from `generator` (He et al., arXiv:1502.01852), and set biases to zero.
 
-    A layer with an attribute ``init_scale`` has its weights multiplied by it.
+    If a layer has an attribute ``init_scale``, its weights are multiplied by it.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-            # A transposed convolution of stride s reaches each output by 1 / s² of its taps.
+            # In a transposed convolution of stride s, 1 / s² of the taps contribute to each output.
             taps = layer.weight[0].numel()
             if isinstance(layer, nn.ConvTranspose2d):
                 taps = layer.weight[:, 0].numel() // math.prod(layer.stride)

@@ -12,21 +12,21 @@ from torchvision.models import vgg16 as torchvision_vgg16
 from glann.errors import GlannError
 from glann.runtime.tensors import load_tensors
 
-# The last layer of each level: the ReLU behind conv1_2, conv2_2, conv3_2, conv4_3, conv5_3,
-# the layers that the GLANN paper compares.
+# The last layer of each level: the ReLU after conv1_2, conv2_2, conv3_2, conv4_3 and conv5_3. The GLANN paper
+# compares these layers.
 LEVEL_ENDS = (3, 8, 13, 22, 29)
 WANTED = "name torchvision's vgg16 .pth, or a .safetensors of vgg16().features.state_dict()"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def vgg16(weights: str | None, levels: int) -> nn.Sequential:
-    """Return the feature layers up to the end of level `levels`, in evaluation mode, needing no gradient.
+    """Return the feature layers up to the end of level `levels`, in evaluation mode and without gradients.
 
     Parameters
     ----------
     weights
         A .safetensors file with the keys of ``vgg16().features.state_dict()``, or torchvision's .pth of the
-        whole network; None lets torchvision download it.
+        whole network. None: torchvision downloads the weights.
     levels
         1 to 5; level k ends at layer ``LEVEL_ENDS[k - 1]``.
 
@@ -38,7 +38,7 @@ def vgg16(weights: str | None, levels: int) -> nn.Sequential:
     Raises
     ------
     GlannError
-        If the file is missing, is no VGG-16, or cannot be downloaded.
+        If the file is missing, does not hold VGG-16's weights, or cannot be downloaded.
     """
     features = vgg16_structure()
     expected = features.state_dict()
@@ -55,14 +55,14 @@ def vgg16(weights: str | None, levels: int) -> nn.Sequential:
 
 
 def vgg16_structure(levels: int = 5) -> nn.Sequential:
-    """Return the feature layers up to the end of level `levels` on torch's "meta" device, without weights."""
+    """Return the feature layers up to the end of level `levels`, without weights (on the "meta" device)."""
     with torch.device("meta"):
         features = torchvision_vgg16(weights=None).features
     return features[: LEVEL_ENDS[levels - 1] + 1]
 
 
 def normalize_for_vgg(images: Tensor) -> Tensor:
-    """Turn float [b, c, h, w] in [0, 1], c = 1 or 3, into ImageNet-normalised [b, 3, h, w]."""
+    """Normalise images, float [b, c, h, w] in [0, 1] with c = 1 or 3, as for ImageNet: [b, 3, h, w]."""
     mean = torch.tensor(MEAN, device=images.device)[:, None, None]
     std = torch.tensor(STD, device=images.device)[:, None, None]
     return (images.float() - mean) / std  # one channel broadcasts to three
@@ -77,12 +77,12 @@ def _read(weights: str | None) -> dict[str, Tensor]:
     if weights.endswith(".safetensors"):
         return load_tensors(weights)[0]
     try:
-        with warnings.catch_warnings():  # of formats that it tries before it gives up
+        with warnings.catch_warnings():  # about formats that torch.load tries first
             warnings.simplefilter("ignore")
-            found = torch.load(weights, map_location="cpu", weights_only=True)  # refuses anything but data
+            found = torch.load(weights, map_location="cpu", weights_only=True)  # refuses anything but tensors
     except (OSError, MemoryError):
         raise
-    except Exception:  # an unpickler raises anything at all on other files
+    except Exception:  # unpicklers raise all kinds of errors on other files
         raise GlannError(f"{weights}: not a weights file; {WANTED}") from None
     if not isinstance(found, dict):
         raise GlannError(f"{weights}: holds no named tensors; {WANTED}")
@@ -97,11 +97,11 @@ def _download() -> dict[str, Tensor]:
         return dict(source.get_state_dict(progress=sys.stderr.isatty(), check_hash=True))
     except MemoryError:
         raise
-    except Exception as error:  # of the network, of a wrong digest, of a file cut short
+    except Exception as error:  # network errors, a wrong digest, a truncated file
         if there:
             raise GlannError(f"{target}: damaged; delete it, and it is downloaded again") from None
         why = " ".join(str(error).split())[:150]
         raise GlannError(
-            f"VGG-16 weights: could not download {source.url} ({why}); fetch it elsewhere and put it at "
+            f"VGG-16 weights: could not download {source.url} ({why}); download it elsewhere and put it at "
             f"{target}, or name the file in glo.loss.weights (evaluate.weights for features: vgg)"
         ) from None

@@ -1,4 +1,4 @@
-"""Arrays that people bring as images: what is wrong with their shape, their size or their values."""
+"""Arrays given as images: checks of their shape, size and values."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from glann.prepare.reading import MOST_PIXELS, MOST_SIDE
 from glann.prepare.settings import Prepare
 from glann.runtime.npy import load_npy
 
-LOOKED_AT = 16  # rows; their values stand for those of all
+LOOKED_AT = 16  # rows whose values are checked; they stand for all rows
 EXPECTED = "expected uint8, or float from 0 to 1"
 
 
@@ -22,8 +22,8 @@ def open_images(config: Prepare) -> NDArray[Any]:
     Raises
     ------
     GlannError
-        If it is something else, or most of a few rows of floats are outside 0 to 1: that is no longer an
-        image that went wrong, but an array with other units.
+        If it is something else, or if most of the rows that are checked have values outside 0 to 1. Then it
+        is not single images that are wrong: the whole array has other units.
     """
     path = config.path
     if Path(path).is_dir():
@@ -49,7 +49,7 @@ def open_images(config: Prepare) -> NDArray[Any]:
 
 
 def remedy(array: NDArray[Any], bad: Sequence[int]) -> str:
-    """Say what to do about bad rows that are too few to tell that all are in other units."""
+    """Say what to do about bad rows, if they are too few to tell whether the whole array has other units."""
     rows = _spread(array, bad)
     whole = f", or save {_in_units(rows)} if the whole array is like this" * (array.dtype.kind == "f")
     return f"remove or repair them{whole}"
@@ -67,7 +67,7 @@ def _check_shape(array: NDArray[Any], path: str) -> None:
     if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
         raise GlannError(
             f"prepare.path: {path} has images of {height} x {width} pixels; at most {MOST_PIXELS:,} pixels, "
-            f"and {MOST_SIDE:,} a side, are read: make them smaller"
+            f"and {MOST_SIDE:,} per side, can be read: make them smaller"
         )
 
 
@@ -88,7 +88,7 @@ def _range(rows: Sequence[NDArray[Any]]) -> str:
 
 
 def _in_units(rows: Sequence[NDArray[Any]]) -> str:
-    """Return the expression that brings an array with rows like these to 0 to 1."""
+    """Return a numpy expression that scales an array with rows like these to 0 to 1."""
     low, high = _extremes(rows)
     if not np.isfinite([low, high]).all():
         return "numpy.nan_to_num(array), scaled to 0 to 1"
@@ -97,7 +97,7 @@ def _in_units(rows: Sequence[NDArray[Any]]) -> str:
         return "array.astype('float32')" if integers else "numpy.clip(array, 0, 1)"
     if low >= -1 and high <= 1:
         return "(array + 1) / 2"
-    if low >= 0 and 25 < high <= 255:  # below, 255 is hardly what white is
+    if low >= 0 and 25 < high <= 255:  # if the maximum is lower, white is hardly 255
         return "array.astype('uint8')" if integers else "array / 255"
     if low >= 0 and 2**12 < high <= 65535:
         return "array / 65535"

@@ -1,4 +1,4 @@
-"""Cartoon faces, any number of them: python-avatars puts the parts together, resvg draws them."""
+"""Cartoon faces, any number of them: python-avatars combines the parts, resvg draws them."""
 
 import io
 import random
@@ -24,7 +24,7 @@ from python_avatars import (
 
 from glann.prepare.settings import Prepare
 
-HEAD_AND_SHOULDERS = "32 24 200 200"  # x y width height of the square shown, in avatar units
+HEAD_AND_SHOULDERS = "32 24 200 200"  # x, y, width and height of the visible square, in avatar units
 BACKGROUNDS = ("#CFE3F2", "#F6DDD0", "#D8EBD3", "#FBF0C9")
 SKINS = (
     SkinColor.PALE,
@@ -99,7 +99,7 @@ CLOTHES_COLORS = (
 
 
 def draw_avatar(seed: int, config: Prepare) -> Image.Image:
-    """Draw the one face that belongs to `seed`, RGB, `config.resolution` pixels square."""
+    """Draw the face that belongs to `seed`, an RGB square of `config.resolution` pixels."""
     rng = random.Random(seed)
     short = rng.random() < 0.55
     bearded = short and rng.random() < 0.36  # one face in five
@@ -129,14 +129,14 @@ def draw_avatar(seed: int, config: Prepare) -> Image.Image:
 
 
 def _color_parts_directly(svg: str) -> str:
-    """Give each part its colour itself, and show head and shoulders only.
+    """Colour each part directly, and show only head and shoulders.
 
-    The library fills a part with a dark colour and covers that with a coloured rectangle masked by the same
-    part: the dark shows along every edge, and each mask is a layer of its own, so drawing took twice as long.
+    The library fills a part with a dark colour and covers it with a coloured rectangle, masked by the same
+    part. The dark colour then shows along every edge, and drawing takes twice as long because of the masks.
     """
     root = ET.fromstring(svg)
     root.set("viewBox", HEAD_AND_SHOULDERS)
-    for side in ("width", "height"):  # else resvg keeps the shape of the whole avatar
+    for side in ("width", "height"):  # otherwise resvg keeps the aspect ratio of the whole avatar
         root.attrib.pop(side)
     for group in list(root.iter()):
         for part, color in pairwise(list(group)):

@@ -1,4 +1,4 @@
-"""Images from anywhere become two arrays of equal squares: one to train on, one to evaluate with."""
+"""The prepare stage: images become two arrays of equal squares, for training and for evaluation."""
 
 import hashlib
 import math
@@ -25,27 +25,27 @@ from glann.runtime.progress import progress
 from glann.runtime.randomness import stream_seed
 
 PREVIEW = 64  # images
-LEAST_HOLDOUT = 2  # that the settings allow
-WORTH_PROCESSES = 512  # images; fewer are done before worker processes have started
-MAX_PROCESSES = 32  # beyond, this process cannot write as fast as they decode
-PROCESS_BYTES = 2**28  # of a worker process that has nothing to do
-CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # what a worker process sends at once, at most
+LEAST_HOLDOUT = 2  # smallest hold-out that the settings allow
+WORTH_PROCESSES = 512  # images; fewer are decoded before worker processes have started
+MAX_PROCESSES = 32  # more would decode faster than this process can write
+PROCESS_BYTES = 2**28  # memory of an idle worker process
+CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # the most that a worker process sends at once
 
 
 def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = None) -> None:
-    """Write images.npy, holdout.npy, dataset.json and preview.png into `folder`: all four or none.
+    """Write images.npy, holdout.npy, dataset.json and preview.png into `folder`: all of them or none.
 
     Parameters
     ----------
     config
-        Which images, and what becomes of them.
+        The `prepare` section of params.yaml.
     seed
-        Chooses the images (where there are more than `config.count`), the hold-out images, and the avatars.
+        Chooses the images (if there are more than `config.count`), the hold-out images, and the avatars.
     folder
-        Made if it is not there.
+        Created if it does not exist.
     processes
-        Worker processes; default: one per processor core, or as many as have memory for the largest images.
-        The arrays do not depend on it.
+        Number of worker processes. Default: one per processor core, or fewer if the largest images need much
+        memory. The result does not depend on it.
     """
     source = find_images(config, seed)
     found = len(source.items)
@@ -64,7 +64,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             progress("prepare", wanted, "images") as advance,
         ):
             train, holdout = _Images(train_file), _Images(holdout_file)
-            # The next in the random order stands in for a bad file: `count` is a count of good images.
+            # A bad file is replaced by the next one in the random order: `count` counts good images.
             for i, pixels in _decoded(source, order, wanted, config, processes):
                 if isinstance(pixels, str):
                     bad[i] = pixels
@@ -94,7 +94,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
 
 
 class _Images:
-    """One of the two arrays while it is written, and what dataset.json says of it."""
+    """One of the two arrays while it is written, and its entries in dataset.json."""
 
     def __init__(self, file: NpyWriter) -> None:
         self._file = file
@@ -113,7 +113,7 @@ class _Images:
         self._pixels += image.shape[0] * image.shape[1]
 
     def sha256(self) -> str:
-        """Return what `digest_of_rows` makes of the array."""
+        """Return what `digest_of_rows` returns for the array."""
         return self._digest.hexdigest()
 
     def channel_means(self) -> list[float]:
@@ -127,7 +127,7 @@ def _check_enough(images: int, config: Prepare) -> None:
     ways = ["lower prepare.holdout"] * (images > LEAST_HOLDOUT)
     ways += ["add images"] * (config.source in ("folder", "npy"))
     raise GlannError(
-        f"prepare.holdout: {config.holdout} images are to be held out and there are only {images}, "
+        f"prepare.holdout: {config.holdout} images are to be held out, but there are only {images}, "
         f"which leaves none to train on; {' or '.join(ways) or 'use another prepare.source'}"
     )
 
@@ -138,9 +138,9 @@ def _check_bad(source: Source, bad: Mapping[int, str], good: int, config: Prepar
         return
     first = ", ".join(f"{source.name(i)[:80]} ({reason})" for i, reason in [*bad.items()][:3])
     allowed = (
-        f"the share of {config.max_bad_fraction:g} allowed" if config.max_bad_fraction else "the 0 allowed"
+        f"the fraction of {config.max_bad_fraction:g} allowed" if config.max_bad_fraction else "the 0 allowed"
     )
-    # A higher share helps where it leaves enough images.
+    # Advise a higher limit only if enough images are left then.
     enough = math.ceil(100 * len(bad) / tried) / 100
     raised = f", or raise prepare.max_bad_fraction to {enough:g}" * (good > config.holdout)
     raise GlannError(
@@ -150,14 +150,14 @@ def _check_bad(source: Source, bad: Mapping[int, str], good: int, config: Prepar
 
 
 def processes_that_fit(pixels: int, free: int) -> int:
-    """Return how many worker processes can each decode an image of so many pixels in `free` bytes."""
+    """Return how many worker processes can decode images of `pixels` pixels in `free` bytes of memory."""
     return max(1, min(cores(), MAX_PROCESSES, free // (PROCESS_BYTES + BYTES_PER_PIXEL * pixels)))
 
 
 def _decoded(
     source: Source, order: NDArray[np.int64], wanted: int, config: Prepare, processes: int | None
 ) -> Iterator[tuple[int, Pixels | str]]:
-    """Yield for each item, in the given order, its index and its pixels or the reason why there are none."""
+    """Yield each item's index, in the given order, with its pixels or the reason why it has none."""
     if processes is None:
         processes = (
             processes_that_fit(source.pixels, available(torch.device("cpu")))

@@ -12,7 +12,7 @@ import numpy as np
 from glann.errors import GlannError
 from glann.prepare.source import Source, files_of, names_in, rows_of
 
-DOWNLOAD_SECONDS = 60  # without an answer, after which a download has failed
+DOWNLOAD_SECONDS = 60  # without an answer, after which a download counts as failed
 MNIST_FILES = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and both t10k-*-ubyte.gz"
 BY_HAND = {
     "mnist": f"{MNIST_FILES} into {{cache}}/MNIST/raw",
@@ -22,7 +22,7 @@ BY_HAND = {
     "olivetti": "olivettifaces.mat into {cache}",
     "lfw": "lfw_funneled/ (unpacked) into {cache}/lfw_home",
 }
-LFW_FACE = (62, 70, 187, 195)  # left, top, right, bottom: scikit-learn's default rows, and as many columns
+LFW_FACE = (62, 70, 187, 195)  # left, top, right, bottom: scikit-learn's rows, and as many columns
 
 
 def _torchvision(name: str, cache: Path) -> Source:
@@ -46,12 +46,12 @@ def _olivetti(cache: Path) -> Source:
 
 
 def _lfw(cache: Path) -> Source:
-    """Return the files, not scikit-learn's array: in colour at full size that takes 4 GB of memory."""
+    """Use the files: scikit-learn's array takes 4 GB of memory in colour at full size."""
     folder = cache / "lfw_home" / "lfw_funneled"
     if not folder.is_dir():
         from sklearn.datasets import fetch_lfw_people  # noqa: PLC0415
 
-        fetch_lfw_people(data_home=cache, min_faces_per_person=500)  # downloads all, loads one person
+        fetch_lfw_people(data_home=cache, min_faces_per_person=500)  # downloads everything, loads one person
     root = os.fsencode(folder)
     names = [name for name in names_in(root) if name.endswith(b".jpg")]
     if not names:
@@ -71,9 +71,9 @@ DOWNLOADED: dict[str, Callable[[Path], Source]] = {
 
 @contextmanager
 def downloading(source: str, cache: Path) -> Iterator[None]:
-    """Say in one line what to do where a download fails, in whatever way."""
+    """Turn any failure of a download into one line that says what to do."""
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_SECONDS)  # behind some firewalls a download would wait for ever
+    socket.setdefaulttimeout(DOWNLOAD_SECONDS)  # behind some firewalls a download would wait forever
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Whatever a picture is, it becomes uint8 [size, size, channels]."""
+"""Reading pictures: files and rows of arrays become uint8 [size, size, channels]."""
 
 import os
 import re
@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 Decode = Callable[[Any, Prepare], Image.Image]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
-# Pillow reads more, some of it by starting other programs: Ghostscript for EPS. MPO counts as JPEG.
+# Pillow reads more formats, some by starting other programs (Ghostscript for EPS). MPO counts as JPEG.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
 UNREAD = {
     "EPS": rb"%!PS|\xc5\xd0\xd3\xc6",
@@ -27,55 +27,54 @@ UNREAD = {
     "HEIC": rb"....ftyp(hei|hev|mif1)",
     "SVG": rb"\s*(<\?xml.*)?<svg",
 }
-MOST_PIXELS = 89_478_485  # of a file (Pillow's limit) and of a row
-MOST_SIDE = 2**20  # pixels; beyond, what Pillow keeps of each row counts
-BYTES_PER_PIXEL = 25  # the most that making a square of a picture takes (a test measures it)
-BLOCK = 2**20  # pixels that are converted at once
+MOST_PIXELS = 89_478_485  # per file (Pillow's limit) and per row
+MOST_SIDE = 2**20  # pixels; for longer sides, what Pillow stores per row adds up
+BYTES_PER_PIXEL = 25  # the most memory that `square` takes (a test measures it)
+BLOCK = 2**20  # pixels converted at once
 
 
 def decode_all(items: Sequence[Any], decode: Decode, config: Prepare) -> list[Pixels | str]:
-    """Return for each item its pixels, uint8 [size, size, channels], or the reason why there are none."""
+    """Return each item's pixels, uint8 [size, size, channels], or the reason why it cannot be used."""
     return [_pixels_or_reason(decode, item, config) for item in items]
 
 
 def _pixels_or_reason(decode: Decode, item: Any, config: Prepare) -> Pixels | str:
     try:
         return square(decode(item, config), config)
-    except Exception as error:  # decoders raise anything at all on damaged files
+    except Exception as error:  # decoders raise all kinds of errors on damaged files
         return _reason(error)
 
 
 def _reason(error: Exception) -> str:
-    """Say what is wrong with a file, without its path: the list is the same wherever the folder lies."""
+    """Say what is wrong with a file, without its path, so that dataset.json does not depend on the folder."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def decode_file(name: bytes, config: Prepare, root: bytes, box: Box | None = None) -> Image.Image:
-    """Read the file `name` under `root`: upright, its first frame, cut to `box`."""
+    """Read the file `name` under `root`: its first frame, upright, cropped to `box`."""
     path = os.path.join(root, name)  # noqa: PTH118 (pathlib has no bytes)
     if os.stat(path).st_size == 0:  # noqa: PTH116
         raise ValueError("empty file")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata is no harm
+        warnings.simplefilter("ignore")  # odd metadata does no harm
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            picture = Image.open(
-                path, formats=FORMATS
-            )  # the size is checked here, before anything is decoded
+            # The size is checked here, before anything is decoded.
+            picture = Image.open(path, formats=FORMATS)
         except UnidentifiedImageError:
             raise ValueError(_unread(path)) from None
         with picture:
             if 0 in picture.size:
                 raise ValueError("no pixels")
             if max(picture.size) > MOST_SIDE:
-                raise ValueError(f"a side of {max(picture.size)} pixels; at most {MOST_SIDE} are read")
+                raise ValueError(f"a side of {max(picture.size)} pixels; at most {MOST_SIDE} can be read")
             if box is None:
-                # A JPEG can be decoded at a half, quarter or eighth of its size, which is that much faster.
+                # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is faster.
                 picture.draft(None, (2 * config.resolution, 2 * config.resolution))
             picture.load()
-        with suppress(Exception):  # the pixels may be sound where the EXIF block is not
+        with suppress(Exception):  # the pixels may be fine even if the EXIF block is not
             ImageOps.exif_transpose(picture, in_place=True)
         return picture.crop(box) if box else picture
 
@@ -84,13 +83,13 @@ def _unread(path: bytes) -> str:
     with open(path, "rb") as file:  # noqa: PTH123
         head = file.read(1000)
     found = next((kind for kind, start in UNREAD.items() if re.match(start, head, re.DOTALL)), None)
-    return f"{found} is not read: convert it to PNG" if found else "not an image file"
+    return f"{found} cannot be read: convert it to PNG" if found else "not an image file"
 
 
 class RowsOf:
-    """Decodes the rows of an .npy file by number; each process maps the file for itself.
+    """Decodes rows of an .npy file, given by number.
 
-    So no rows are sent from one process to another, however large they are.
+    Each process maps the file itself, so rows, which may be large, are never sent between processes.
     """
 
     def __init__(self, path: str) -> None:
@@ -101,14 +100,14 @@ class RowsOf:
         return RowsOf, (self._path,)
 
     def __call__(self, i: int, config: Prepare) -> Image.Image:
-        """Make a picture of row `i`."""
+        """Return row `i` as a picture."""
         if self._array is None:
             self._array = np.load(self._path, mmap_mode="r", allow_pickle=False)
         return decode_row(self._array[i], config)
 
 
 def decode_row(row: NDArray[Any], config: Prepare) -> Image.Image:
-    """Make a picture of an array: uint8, or float in 0 to 1; [h, w] or [h, w, c] with c = 1, 3 or 4."""
+    """Turn an array into a picture: uint8, or float from 0 to 1; [h, w] or [h, w, c] with c = 1, 3 or 4."""
     if row.dtype.kind == "f":
         low, high = row.min(), row.max()
         if not (low >= 0 and high <= 1):  # false for NaN too
@@ -143,7 +142,7 @@ def square(picture: Image.Image, config: Prepare) -> Pixels:
     """
     background = (config.background[0], config.background[1], config.background[2])
     rgb = to_rgb(picture, background)
-    del picture  # large, and of no use from here on
+    del picture  # large, and no longer needed
     size, lanczos = (config.resolution, config.resolution), Image.Resampling.LANCZOS
     if config.fit == "crop":
         rgb = ImageOps.fit(rgb, size, lanczos)

@@ -14,33 +14,33 @@ LESS_MEMORY = "lower prepare.resolution, or run on fewer cores, e.g. taskset -c 
 
 
 class Prepare(Section):
-    """Where images come from and how they become one array."""
+    """Where images come from, and how they become one array."""
 
     source: Literal[
         "avatars", "folder", "npy", "mnist", "fashion_mnist", "cifar10", "celeba", "olivetti", "lfw"
     ] = "avatars"
-    """avatars (drawn here), folder, npy, mnist, fashion_mnist, cifar10, celeba, olivetti or lfw"""
+    """avatars (drawn by the program), folder, npy, mnist, fashion_mnist, cifar10, celeba, olivetti or lfw"""
     path: Text = "data/raw"
-    """folder: searched with its subfolders; npy: an array file [n, h, w] or [n, h, w, c]; else unused"""
+    """for folder: the folder, searched with subfolders; for npy: the array file, [n, h, w] or [n, h, w, c]"""
     count: int | None = Field(8000, ge=3, le=LARGEST)
-    """images taken, hold-out included; null: all there are (avatars need a number)"""
+    """number of images to use, including the hold-out; null: all of them (avatars need a number)"""
     resolution: int = Field(64, ge=16, le=1024)
-    """height and width of the prepared images, pixels"""
+    """height and width of the prepared images, in pixels"""
     channels: Literal[1, 3] = 3
     """1: grey, 3: RGB"""
     fit: Literal["crop", "pad"] = "crop"
-    """how an oblong image becomes square: crop (its centre) or pad (with the background)"""
+    """how to make an image square: crop to its centre, or pad with the background"""
     background: list[Annotated[int, Field(ge=0, le=255)]] = Field([255, 255, 255], min_length=3, max_length=3)
-    """RGB behind transparent pixels and padding, 0 to 255"""
+    """RGB colour of padding and behind transparent pixels, 0 to 255"""
     holdout: int = Field(1000, ge=2, le=LARGEST)
-    """images set aside for evaluation, never trained on"""
+    """number of images set aside for evaluation and never used in training"""
     max_bad_fraction: float = Field(0.1, ge=0, le=1)
-    """stop when more than this share of the files cannot be read"""
+    """stop if more than this fraction of the files cannot be read"""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.source == "avatars" and self.count is None:
-            raise ValueError("count: avatars are drawn on demand, so say how many, e.g. 8000")
+            raise ValueError("count: avatars are drawn on demand, so set their number, e.g. 8000")
         if self.count is not None and self.holdout >= self.count:
             raise ValueError(
                 f"holdout: {self.holdout} of {self.count} images leave none to train on; "

@@ -1,4 +1,4 @@
-"""Images that are there, none of them decoded yet."""
+"""A source of images, and what sources are made of: files and rows of arrays."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ from glann.prepare.reading import MOST_PIXELS, Box, Decode, decode_file, decode_
 
 @dataclass(frozen=True)
 class Source:
-    """Images that are there, none of them decoded yet."""
+    """Images that have been found but not decoded."""
 
     items: Sequence[Any] | NDArray[Any]
-    """one per image, in an order that depends on nothing but the images"""
+    """one item per image, in an order that depends only on the images"""
     decode: Decode
-    """makes a picture of an item; a function that can be sent to another process"""
+    """turns an item into a picture; can be sent to another process"""
     name: Callable[[int], str]
-    """what people call item i"""
+    """returns the name of item i for messages"""
     remedy: Callable[[Sequence[int]], str]
-    """what to do about the items, given by number, that cannot be used"""
+    """says what to do about items that cannot be used, given by number"""
     pixels: int = MOST_PIXELS
-    """that an item has at most"""
+    """largest number of pixels of an item"""
     in_random_order: bool = False
-    """any split of the items is a random split"""
+    """whether the items need no shuffling"""
 
 
 def files_of(names: Sequence[bytes], root: bytes, repair: str, box: Box | None = None) -> Source:
@@ -45,8 +45,8 @@ def rows_of(array: NDArray[Any]) -> Source:
 def names_in(root: bytes) -> list[bytes]:
     """List the files below `root`, sorted by the bytes of their relative path.
 
-    Linked files count, linked folders do not: they may lead in circles. A dangling link and a folder that may
-    not be read are listed too, since decoding then says what is wrong with them.
+    Linked files count; linked folders do not, since they may lead in circles. Dangling links and unreadable
+    folders are listed too, so that decoding says what is wrong with them.
     """
     root = os.path.join(root, b"")  # noqa: PTH118 (pathlib has no bytes)
     paths: list[bytes] = []
@@ -54,13 +54,13 @@ def names_in(root: bytes) -> list[bytes]:
     for folder, subfolders, names in os.walk(root, onerror=unreadable.append):
         subfolders[:] = [name for name in subfolders if not name.startswith(b".")]
         inside = (os.path.join(folder, name) for name in names if not name.startswith(b"."))  # noqa: PTH118
-        # Pipes, sockets and devices are not files: opening one may wait for ever.
+        # Pipes, sockets and devices are not files; opening one may block forever.
         paths += (path for path in inside if os.path.isfile(path) or not os.path.exists(path))  # noqa: PTH110, PTH113
     paths += (error.filename for error in unreadable)
     return sorted(path.removeprefix(root) for path in paths)
 
 
 def printable(name: bytes) -> str:
-    """Return a file name as text of one line, whatever bytes it is made of."""
+    """Turn a file name, which may be any bytes, into one line of text."""
     text = name.decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Where images come from."""
+"""Where images come from: one function per source."""
 
 import os
 from functools import partial
@@ -16,22 +16,16 @@ from glann.runtime.randomness import stream_seed
 
 
 def find_images(config: Prepare, seed: int) -> Source:
-    """Find the images that `config` names, downloading them where need be."""
-    if config.source == "avatars":
-        return _avatars(config, seed)
-    if config.source == "folder":
-        _not_our_own(config.path, "pictures", "data/raw")
-        return _folder(config.path)
-    if config.source == "npy":
-        _not_our_own(config.path, "an array", "data/raw/images.npy")
-        return _npy(config)
+    """Find the images that `config` names, and download them if necessary."""
+    if config.source in SOURCES:
+        return SOURCES[config.source](config, seed)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glann"
     with downloading(config.source, cache):
         return DOWNLOADED[config.source](cache)
 
 
 def _avatars(config: Prepare, seed: int) -> Source:
-    """Return faces drawn on demand; face i is the same whatever the count."""
+    """Take faces that are drawn on demand; face i does not depend on the count."""
     seeds = [stream_seed(seed, "prepare", "avatar", i) for i in range(config.count or 0)]
     return Source(
         seeds,
@@ -44,7 +38,7 @@ def _avatars(config: Prepare, seed: int) -> Source:
 
 
 def _not_our_own(path: str, what: str, instead: str) -> None:
-    """Refuse the outputs of the pipeline: a model would train on its own pictures."""
+    """Refuse the outputs of the pipeline: a model must not train on its own pictures."""
     found = Path(os.path.realpath(path))
     for output in (Path("data") / stage for stage in STAGES):
         written = Path(os.path.realpath(output))
@@ -52,16 +46,18 @@ def _not_our_own(path: str, what: str, instead: str) -> None:
         if inside or (written.exists() and written.is_relative_to(found)):
             raise GlannError(
                 f"prepare.path: {path} {'is in' if inside else 'holds'} {output}, where the pipeline "
-                f"puts its own results; name {what} of yours elsewhere, e.g. {instead}"
+                f"puts its results; use {what} of your own elsewhere, e.g. {instead}"
             )
 
 
-def _folder(path: str) -> Source:
-    """Return all files of a tree, by relative path; hidden files and folders are left out."""
+def _folder(config: Prepare, seed: int) -> Source:
+    """Find all files of a folder and its subfolders, except hidden ones."""
+    path = config.path
+    _not_our_own(path, "pictures", "data/raw")
     try:
         os.scandir(path).close()
     except NotADirectoryError:
-        what = "set prepare.source to npy" if path.endswith(".npy") else "name the folder that it is in"
+        what = "set prepare.source to npy" if path.endswith(".npy") else "name the folder that holds it"
         raise GlannError(f"prepare.path: {path}: Not a directory; {what}") from None
     except PermissionError:
         raise GlannError(f"prepare.path: {path}: Permission denied; make it readable") from None
@@ -77,8 +73,9 @@ def _folder(path: str) -> Source:
     return files_of(names, root, "remove or repair them")
 
 
-def _npy(config: Prepare) -> Source:
-    """Return the rows of an .npy file, by number."""
+def _npy(config: Prepare, seed: int) -> Source:
+    """Take the rows of an .npy file, by number."""
+    _not_our_own(config.path, "an array", "data/raw/images.npy")
     array = open_images(config)
     return Source(
         range(len(array)),
@@ -87,3 +84,7 @@ def _npy(config: Prepare) -> Source:
         partial(remedy, array),
         pixels=array.shape[1] * array.shape[2],
     )
+
+
+SOURCES = {"avatars": _avatars, "folder": _folder, "npy": _npy}
+"""Sources on this machine, see also `DOWNLOADED`; each is called with the settings and the seed."""

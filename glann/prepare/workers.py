@@ -1,4 +1,4 @@
-"""One function over many jobs, on all cores, with the results in the order of the jobs."""
+"""Applying one function to many jobs in worker processes."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import TypeVar
 
-# Unlike the standard library's, these worker processes do not import the script that was started: that may
-# import torch, and without a `__main__` guard would begin the work anew in each of them.
+# Unlike those of the standard library, these worker processes do not import the main script: it may import
+# torch, and without a `__main__` guard it would start the work again in each of them.
 from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
 from glann.errors import GlannError
@@ -25,17 +25,17 @@ def in_order(
 ) -> Generator[Result, None, None]:
     """Yield ``function(job)`` for each job, in the order of the jobs, computed in worker processes.
 
-    Jobs are taken a few ahead only, so jobs and results together may be larger than memory. Closing the
-    generator ends the workers; so does the end of this process, however it comes.
+    Only a few jobs are in progress at a time, so all jobs and results together may be larger than memory.
+    Closing the generator ends the workers; so does the end of this process, even if it is killed.
 
     Parameters
     ----------
     function
-        Importable by its name, or a `partial` of such a function.
+        A function that can be imported by its name, or a `partial` of one.
     jobs
-        The arguments.
+        The arguments of the function.
     processes
-        Worker processes; 1: none, everything is computed here.
+        Number of worker processes. With 1, everything is computed in this process.
     """
     if processes == 1:
         yield from map(function, jobs)
@@ -50,13 +50,13 @@ def in_order(
             waiting.extend(pool.submit(function, job) for job in islice(todo, 1))
     except BrokenProcessPool:
         raise GlannError(
-            "a worker process died, as happens where memory runs out; free some, or run on fewer cores, "
-            "e.g. taskset -c 0 dvc repro; if it dies again, an image crashes its decoder: try half of them"
+            "a worker process died, probably because memory ran out; free some, or run on fewer cores, "
+            "e.g. taskset -c 0 dvc repro; if it dies again, an image crashes the decoder: try half of them"
         ) from None
     finally:
         pool.shutdown(kill_workers=True)
 
 
 def _begin(parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is the parent that answers Ctrl-C
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     end_with_parent(parent, grace=0)

@@ -1,4 +1,4 @@
-"""The checkpoints in a folder: what they say of themselves, and which can go."""
+"""The checkpoints in a folder: listing them, and deleting those that are no longer needed."""
 
 import re
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ class Position(Section):
     Attributes
     ----------
     history
-        Per finished epoch: its number from 1 on, the mean loss, and more.
+        Per finished epoch: its number, counted from 1, the mean loss, and more.
     step, rows, sum
-        Of this epoch: steps and rows done, by all ranks, and the sum of the rows' losses.
+        In this epoch: steps and rows done by all ranks, and the sum of the losses of these rows.
     epochs, steps
-        Of the whole run, and of an epoch.
+        Number of epochs in the run, and of steps in an epoch.
     finished
-        Whether nothing is left but to write the results.
+        Whether training is complete and only the results have to be written.
     """
 
     history: list[dict[str, int | Finite]]
@@ -55,22 +55,22 @@ class Position(Section):
 
     @property
     def steps_done(self) -> int:
-        """Steps of all epochs."""
+        """Steps done in all epochs."""
         return len(self.history) * self.steps + self.step
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A file among checkpoints.
+    """A checkpoint file.
 
     Attributes
     ----------
     path
         The file.
     position
-        What the run said of itself; None where the file cannot be read.
+        Where the run was; None if the file cannot be read.
     folder
-        The current folder of the run.
+        The working directory of the run.
     """
 
     path: Path
@@ -79,7 +79,7 @@ class Stored:
 
     @property
     def state(self) -> str:
-        """How far the run was, in words."""
+        """How far the run had come, in words."""
         at = self.position
         if at is None:
             return "cannot be read"
@@ -89,7 +89,7 @@ class Stored:
 
 
 def stored(folder: str | Path) -> Iterator[Stored]:
-    """Yield all checkpoints in a folder, those set aside or half-written too, and no other files."""
+    """Yield all checkpoints in a folder, including damaged and unfinished ones, and no other files."""
     for path in sorted(Path(folder).glob("*")):
         if not (NAME.fullmatch(path.name) and path.is_file()):
             continue
@@ -102,9 +102,9 @@ def stored(folder: str | Path) -> Iterator[Stored]:
 
 
 def remove_finished(folder: str | Path, stage: str) -> None:
-    """Delete a stage's checkpoints of finished runs: the next stage has begun, so their results are safe.
+    """Delete a stage's finished checkpoints. Call it when the next stage begins: the results are safe then.
 
-    Those of runs in other folders, such as an experiment beside this one, stay.
+    Checkpoints of runs in other folders, such as parallel experiments, stay.
     """
     for checkpoint in stored(folder):
         mine = checkpoint.path.name.startswith(f"{stage}-") and checkpoint.folder == str(Path.cwd())

@@ -1,4 +1,4 @@
-"""Which code is running: digests of the modules, taken before any of them can be edited during a run."""
+"""Digests of the running code, taken before a file can be edited during the run."""
 
 import hashlib
 import sys
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent.parent
 
 
 def digests(folder: Path) -> dict[Path, str]:
-    """Return the SHA-256 of every Python file below a folder; hidden ones are editors' own."""
+    """Return the SHA-256 of every Python file below a folder, except hidden ones (of editors)."""
     return {
         path: hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*.py"))
@@ -17,7 +17,7 @@ def digests(folder: Path) -> dict[Path, str]:
 
 
 def changed(before: dict[Path, str]) -> list[Path]:
-    """Return the files among `before` that this process has imported and that are no longer the same."""
+    """Return the files in `before` that this process has imported and that have changed since."""
     imported = {
         Path(file) for module in [*sys.modules.values()] if (file := getattr(module, "__file__", None))
     }
@@ -30,13 +30,13 @@ def changed(before: dict[Path, str]) -> list[Path]:
 
 
 AT_START = digests(PACKAGE)
-"""This package when it was first imported."""
+"""The files of this package when it was first imported."""
 
 
 def digests_of_stage(stage: str, stages: tuple[str, ...]) -> list[str]:
-    """Return the digests at the start of all files in this package's folders but those of other stages.
+    """Return the digests of a stage's code: all folders of this package except those of other stages.
 
-    The modules beside the folders (command line, presets) take no part in a stage's work.
+    Modules at the top level, such as the command line and presets, are not part of a stage.
     """
     parts = ((path.relative_to(PACKAGE).parts, digest) for path, digest in AT_START.items())
     return [digest for path, digest in parts if len(path) > 1 and (path[0] == stage or path[0] not in stages)]

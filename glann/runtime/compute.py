@@ -30,15 +30,15 @@ class Execution:
 
     @property
     def numerics(self) -> str:
-        """What decides the last bits of a result."""
+        """Everything that affects the rounding of results."""
         return f"{self.device.type} {self.precision} {torch.get_num_threads()} threads"
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Return the context in which networks run: parameters stay float32, products use `precision`."""
+        """Return the context in which networks run: parameters are float32, products use `precision`."""
         return torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        """Copy to the device without waiting, through pinned memory where the device is a GPU."""
+        """Copy to the device without waiting; to a GPU through pinned memory."""
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
@@ -50,32 +50,32 @@ def execution(compute: Compute) -> Execution:
     Raises
     ------
     GlannError
-        If a GPU is asked for and there is none, or none of that number; the message says which there are.
+        If the requested GPU does not exist; the message says which ones do.
     """
     torch.set_num_threads(compute.threads)
     _keep_freed_memory()
     seen, why_none = _gpus()
-    local = int(os.environ.get("LOCAL_RANK", "0"))  # this process's number on this machine
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # number of this process on this machine
     name = compute.device
     if name == "auto":
         name = "cuda" if seen else "cpu"
         if why_none and local == 0:
             print(f"glann: this runs on the CPU: {why_none}", file=sys.stderr)
-    if name == "cuda":  # of several processes on a machine each has its own
+    if name == "cuda":  # each process on a machine has its own GPU
         name = f"cuda:{local}"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= seen:
         raise GlannError(_no_such_gpu(compute.device, local, seen, why_none))
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # Faiss orders its work after that of the current device's stream
-        torch.backends.cudnn.allow_tf32 = False  # where bfloat16 is not asked for, float32 is meant
+        torch.cuda.set_device(device)  # Faiss works on the stream of the current device
+        torch.backends.cudnn.allow_tf32 = False  # float32 means float32, not TF32
     return Execution(device, _precision(compute.precision, device))
 
 
 @functools.cache
 def _gpus() -> tuple[int, str]:
-    """Return how many GPUs torch sees and, where there is a driver and yet no GPU is seen, why."""
-    with warnings.catch_warnings(record=True) as caught:  # torch's own warning fills half a screen
+    """Return how many GPUs torch sees. If there is a driver but torch sees no GPU, also return why."""
+    with warnings.catch_warnings(record=True) as caught:  # torch's own warning is half a screen long
         warnings.simplefilter("always")
         seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -96,7 +96,7 @@ def _unseen(hidden: str | None) -> str:
 
 
 def _no_such_gpu(asked: str, local: int, seen: int, why_none: str) -> str:
-    """Say which of the GPUs that were asked for is not there, and what fits those that are."""
+    """Say which requested GPU does not exist, and which settings fit the existing ones."""
     if not seen:
         return f"compute.device: {asked}, but {why_none or 'torch sees no GPU'}; set it to auto or cpu"
     there = "cuda:0" if seen == 1 else f"cuda:0 to cuda:{seen - 1}"
@@ -109,9 +109,9 @@ def _no_such_gpu(asked: str, local: int, seen: int, why_none: str) -> str:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc reuse large blocks, which it otherwise returns to the system and gets anew, page by page.
+    """Let glibc keep large freed blocks instead of returning them to the system.
 
-    A training step frees and allocates the same blocks of megabytes each time; it becomes a tenth faster.
+    Every training step frees and allocates the same large blocks; this makes it about 10 % faster.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -130,5 +130,5 @@ def _precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def cores() -> int:
-    """Count the processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

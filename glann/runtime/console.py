@@ -1,4 +1,4 @@
-"""What is said at the terminal. It never fails: the work that it tells of is worth more."""
+"""Output to the terminal that never fails: the work it reports on is worth more."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 class Unfailing:
-    """stdout or stderr as a stream that drops what it cannot write, as where a disk is full or a pipe closed.
+    """stdout or stderr as a stream that drops what it cannot write, e.g. on a full disk or a closed pipe.
 
     Parameters
     ----------
@@ -19,7 +19,7 @@ class Unfailing:
 
     @property
     def encoding(self) -> str:
-        """The encoding of the stream; "ascii" where there is none."""
+        """The encoding of the stream; "ascii" if it has none."""
         return getattr(getattr(sys, self.name), "encoding", None) or "ascii"
 
     def isatty(self) -> bool:
@@ -28,7 +28,7 @@ class Unfailing:
         return stream is not None and not stream.closed and stream.isatty()
 
     def write(self, text: str) -> int:
-        """Write `text`, with "?" for characters that the encoding lacks."""
+        """Write `text`, with "?" in place of characters that the encoding lacks."""
         stream = getattr(sys, self.name)
         if stream is not None:
             with suppress(OSError, ValueError):  # ValueError: the stream is closed
@@ -36,7 +36,7 @@ class Unfailing:
         return len(text)
 
     def flush(self) -> None:
-        """Bring what was written to where it goes, or lose it."""
+        """Flush the stream, or drop what cannot be written."""
         stream = getattr(sys, self.name)
         if stream is None:
             return
@@ -44,7 +44,7 @@ class Unfailing:
             stream.flush()
         except ValueError:
             return
-        except OSError:  # what is left would fail once more when Python ends, and change its exit status
+        except OSError:  # otherwise Python would try again when it exits, fail, and change the exit status
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -54,6 +54,6 @@ STDOUT = Unfailing("stdout")
 
 
 def say(text: str) -> None:
-    """Say something in one line on stderr."""
+    """Write one line to stderr, starting with "glann:"."""
     STDERR.write("glann: " + " ".join(text.split()) + "\n")
     STDERR.flush()

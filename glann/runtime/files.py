@@ -24,10 +24,10 @@ UNFINISHED = ".unfinished-"
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success fsync and rename it, else remove it."""
+    """Yield a temporary path next to `path`; on success fsync and rename it, otherwise remove it."""
     path = Path(path)
-    # The temporary keeps the suffix: writers such as Pillow choose their format by it.
-    stem = os.fsdecode(os.fsencode(path.stem)[:80])  # names have 255 bytes at most
+    # The temporary name keeps the suffix, by which writers such as Pillow choose the format.
+    stem = os.fsdecode(os.fsencode(path.stem)[:80])  # file names may have 255 bytes
     temporary = path.with_name(f".{stem}-{secrets.token_hex(4)}{path.suffix}")
     try:
         with _naming(path, temporary):
@@ -35,32 +35,32 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.touch()
             mode = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # some writers would leave a file that nobody else can read
+            temporary.chmod(mode)  # some writers create files that others cannot read
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(path)
     finally:
-        with suppress(OSError):  # there is nothing to remove where nothing could be made
+        with suppress(OSError):  # there is nothing to remove if it could not be created
             temporary.unlink()
 
 
 @contextmanager
 def all_or_none(folder: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
-    """Yield a new folder; on success all that was put there replaces its namesakes in `folder`.
+    """Yield a new folder; on success its content replaces what has the same names in `folder`.
 
-    A process that is killed leaves `folder` as it was, but for one hidden folder that the next one removes.
+    A killed process leaves `folder` as it was, except for a hidden folder that the next run removes.
 
     Parameters
     ----------
     folder
-        Is made if it is not there.
+        Created if it does not exist.
     check
-        Called before anything is replaced; if it raises, nothing is.
+        Called before anything is replaced; if it raises, nothing is replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob(f"{UNFINISHED}*"):
         pid = left.name.removeprefix(UNFINISHED).split("-")[0]
-        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):  # another may be at work here
+        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):  # another process may be working here
             shutil.rmtree(left, ignore_errors=True)
     inside = folder / f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -79,7 +79,7 @@ def all_or_none(folder: Path, check: Callable[[], None] = lambda: None) -> Itera
 
 @contextmanager
 def _naming(path: Path, temporary: Path) -> Iterator[None]:
-    """Name the path in errors of writing that name the temporary one, or none, as if a disk is full."""
+    """Name the final path in write errors that name the temporary path or no path (as for a full disk)."""
     try:
         yield
     except GlannError as error:
@@ -87,7 +87,7 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
             raise
         raise GlannError(str(error).replace(str(temporary), str(path))) from None
     except SafetensorError as error:
-        why = re.sub(r"^.*I/O error: | at path .*$", "", str(error))  # its own temporary name is in there
+        why = re.sub(r"^.*I/O error: | at path .*$", "", str(error))  # it contains a temporary name
         raise GlannError(f"{path}: could not be written ({why})") from None
     except OSError as error:
         why = error.strerror or str(error)
@@ -103,9 +103,9 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Refuse a path that no file could be written to, before the work whose result it is for.
+    """Refuse a path that cannot be written to, before the work begins.
 
-    Nothing is left behind: the nearest folder above it that is there is tried.
+    It tries the nearest existing folder above the path, and leaves nothing behind.
 
     Raises
     ------
@@ -119,7 +119,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def check_writable_folder(folder: Path, wanted: Path) -> None:
-    """Refuse a folder, made later if it is missing, that no file could be written to."""
+    """Refuse a folder, which may not exist yet, if no file can be written there."""
     try:
         with tempfile.TemporaryFile(dir=next(p for p in (folder, *folder.parents) if p.exists())):
             pass
@@ -128,20 +128,20 @@ def check_writable_folder(folder: Path, wanted: Path) -> None:
 
 
 def check_file(path: str | Path) -> None:
-    """Refuse a path at which there is no file, and say how to make it."""
+    """Refuse a path at which there is no file; for outputs of a stage, say how to make them."""
     if not Path(path).is_file():
         what = "a folder, not a file" if Path(path).is_dir() else "no such file"
         raise GlannError(f"{path}: {what}{_again(path)}")
 
 
 def _again(path: str | Path) -> str:
-    """Return what to do about a file that is not there: `dvc repro` makes what lies below data/<stage>/."""
+    """Return what to do about a missing file: `dvc repro` makes everything below data/<stage>/."""
     house, *rooms = Path(path).parts
     return "; run: dvc repro" if house == "data" and rooms and rooms[0] in STAGES else ""
 
 
 def save_json(path: str | Path, value: Any) -> None:
-    """Write `value` as indented json that ends in a newline; NaN and infinity are refused."""
+    """Write `value` as indented json; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

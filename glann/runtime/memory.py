@@ -1,4 +1,4 @@
-"""How much memory a run needs, told before it begins."""
+"""Checking, before a run begins, that there is enough memory."""
 
 import copy
 from pathlib import Path
@@ -11,62 +11,62 @@ from glann.errors import GlannError
 from glann.runtime.compute import Execution
 
 GIB = 2**30
-PER_WEIGHT = 5 * 4  # bytes: weight, gradient, two moments, average
+PER_WEIGHT = 5 * 4  # bytes: weight, gradient, two moments, moving average
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def check_memory(stage: str, needed: float, execution: Execution, knobs: str) -> None:
-    """Refuse a run that cannot fit.
+    """Refuse a run that needs more memory than there is.
 
     Parameters
     ----------
     stage
-        For the message.
+        Name for the message.
     needed
-        Bytes on the device, estimated from below.
+        Bytes needed on the device, a lower bound.
     execution
         The device.
     knobs
-        The settings that lower it, with their values.
+        The settings that lower the need, with their values.
 
     Raises
     ------
     GlannError
-        Naming both numbers and the knobs.
+        If so; it names both numbers and the settings.
     """
     free = available(execution.device)
     if needed > free:
         raise GlannError(
-            f"{stage}: needs about {needed / GIB:.1f} GiB of memory on {execution.device.type} and "
+            f"{stage}: needs about {needed / GIB:.1f} GiB of memory on {execution.device.type}, but only "
             f"{free / GIB:.1f} GiB are free; lower {knobs}"
         )
 
 
 def available(device: torch.device) -> int:
-    """Return the bytes that this process may still take."""
+    """Return the bytes of memory that this process can still allocate."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = psutil.virtual_memory().available + psutil.swap_memory().free
     try:  # a container's limit
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         counts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        used -= int(counts["active_file"]) + int(counts["inactive_file"])  # files that were read: given up
+        used -= int(counts["active_file"]) + int(counts["inactive_file"])  # cached files can be evicted
     except (OSError, ValueError, KeyError):
         return free
     return min(free, max(0, limit - used))
 
 
 def activation_bytes(network: nn.Module, batch: tuple[int, ...], execution: Execution) -> int:
-    """Count what a forward pass keeps for backward.
+    """Return the bytes that a forward pass stores for the backward pass.
 
     Parameters
     ----------
     network
-        The network; it is copied to torch's "meta" device, which computes shapes alone.
+        The network; it is copied to the "meta" device, which computes shapes only.
     batch
         Shape of its input.
     execution
-        Whose precision activations have.
+        Its precision is that of the activations.
     """
     kept: dict[int, Tensor] = {}
 
@@ -84,5 +84,5 @@ def activation_bytes(network: nn.Module, batch: tuple[int, ...], execution: Exec
 
 
 def weight_bytes(network: nn.Module) -> int:
-    """Count what the weights of a network in training take: themselves, gradient, two moments, average."""
+    """Return the bytes of a network in training: weights, gradients, two moments, moving average."""
     return PER_WEIGHT * sum(p.numel() for p in network.parameters())

@@ -1,4 +1,4 @@
-"""Several processes: torch's launcher, and what its ranks sum, share and gather."""
+"""Several processes: starting them, and exchanging tensors between them."""
 
 import logging
 import os
@@ -21,27 +21,27 @@ from glann.runtime.console import STDERR
 from glann.runtime.settings import Compute
 from glann.runtime.signals import Stopped, end_with_parent
 
-SECONDS_TO_STOP = 20  # for a checkpoint, where the starting process is gone
-OURS = "GLANN_LAUNCHED"  # has the pid of the starting process, in those that `launch` itself started
+SECONDS_TO_STOP = 20  # for a last checkpoint, if the starting process has died
+OURS = "GLANN_LAUNCHED"  # pid of the starting process, in processes started by `launch`
 
 
 def launch(work: Callable[[], None], compute: Compute) -> None:
-    """Call `work` in this process, or run this script again in several new ones that form a group.
+    """Call `work` in this process, or run this script in several new processes that form a group.
 
-    Under torchrun the processes are there already, and each calls `work` as a member of their group.
+    Under torchrun the processes exist already, and each of them calls `work` as a member of the group.
 
     Parameters
     ----------
     work
-        What to do; may ask `rank` and `ranks` who it is.
+        What to do; it may use `rank` and `ranks`.
     compute
-        Its `processes` says how many to start on this machine, ignored under torchrun, and its `device` what
-        they exchange.
+        The `compute` section of params.yaml: how many processes to start on this machine (ignored under
+        torchrun), and their device.
 
     Raises
     ------
     GlannError
-        If a process fails: the first failure's own message, after all others have been stopped.
+        If a process fails: the message of the first failure. All other processes have been stopped then.
     """
     if dist.is_torchelastic_launched():
         _work_in_group(work, compute.device)
@@ -52,21 +52,21 @@ def launch(work: Callable[[], None], compute: Compute) -> None:
 
 
 def rank() -> int:
-    """Return this process's number in the group, 0 where there is none."""
+    """Return the number of this process in the group; 0 without a group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def ranks() -> int:
-    """Return the number of processes in the group, 1 where there is none."""
+    """Return the number of processes in the group; 1 without a group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def _start(processes: int) -> None:
     script = sys.modules["__main__"].__spec__
-    assert script is not None, "processes are started for scripts run with python -m"
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are said below
+    assert script is not None, "only scripts run with python -m can start processes"
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # failures are reported below
     os.environ[OURS] = str(os.getpid())
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # compute.threads sets the number that counts
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # compute.threads sets the actual number
     with tempfile.TemporaryDirectory() as folder:
         config = LaunchConfig(
             min_nodes=1,
@@ -83,14 +83,14 @@ def _start(processes: int) -> None:
             elastic_launch(config, sys.executable)("-m", script.name)
         except ChildFailedError as error:
             raise GlannError(_reason(error.failures)) from None
-        except SignalException:  # passed on to all processes, which have ended by now
-            raise Stopped("stopped; the same command goes on from the last checkpoint") from None
+        except SignalException:  # it was passed on to all processes, which have ended
+            raise Stopped("stopped; run the same command to continue from the last checkpoint") from None
 
 
 def _reason(failures: dict[int, ProcessFailure]) -> str:
-    """Say what stopped the run: what a process complained of, else who was killed, else who failed first.
+    """Say why the run stopped: a process's own message, or which was killed, or which failed first.
 
-    When a process fails, those that wait for it fail too, with errors that say nothing of the cause.
+    When a process fails, those waiting for it fail too, with errors that do not name the cause.
     """
     recorded = {
         rank: failure.error_file_data["message"]
@@ -102,9 +102,9 @@ def _reason(failures: dict[int, ProcessFailure]) -> str:
         if kind in ("GlannError", "Stopped"):
             return str(text)
     for rank, failure in failures.items():
-        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # by which the others are stopped
+        if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:  # with which the others are stopped
             name = signal.Signals(-failure.exitcode).name
-            return f"process {rank} was ended by {name} and the others with it; run again to go on"
+            return f"process {rank} was killed by {name}, the others were stopped; run the same command again"
     if not recorded:
         return f"process {min(failures)} failed; all others were stopped"
     first = min(recorded, key=lambda rank: Path(failures[rank].error_file).stat().st_mtime_ns)
@@ -113,30 +113,30 @@ def _reason(failures: dict[int, ProcessFailure]) -> str:
 
 
 def _work_in_group(work: Callable[[], None], device: str) -> None:
-    if OURS in os.environ:  # without the starting process, joining the group would wait for minutes
+    if OURS in os.environ:  # if the starting process dies, joining the group would block for minutes
         end_with_parent(int(os.environ[OURS]), SECONDS_TO_STOP)
     dist.init_process_group(_backend(device))
     try:
         work()
-        dist.barrier()  # rank 0 may still be writing what the next stage reads
+        dist.barrier()  # rank 0 may still be writing the results
     except Exception as error:
         if OURS not in os.environ:
             raise
-        ErrorHandler().record_exception(error)  # the starting process says it, once
-        os._exit(1)  # leaving the group in order would wait for the others
+        ErrorHandler().record_exception(error)  # the starting process reports it, once
+        os._exit(1)  # leaving the group properly would wait for the others
     dist.destroy_process_group()
 
 
 def _backend(device: str) -> str:
-    """Return what carries tensors between processes: gloo those on CPUs, nccl those on GPUs.
+    """Return the backend for tensors: gloo for those on the CPU, nccl for those on GPUs.
 
-    Where none is named, torch takes the GPUs' alone if it sees one, and the first sum on the CPU fails.
+    By default, torch chooses only nccl if it sees a GPU, and the first sum of CPU tensors fails.
     """
     return "gloo" if device == "cpu" or not torch.cuda.is_available() else "cpu:gloo,cuda:nccl"
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """Return the module with gradients averaged over ranks in backward; itself where there is one rank."""
+    """Return the module with gradients averaged over ranks; with one rank, the module itself."""
     if ranks() == 1:
         return module
     on_gpu = next(module.parameters()).is_cuda
@@ -145,7 +145,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
 
 
 def total(value: Tensor) -> Tensor:
-    """Return the sum over ranks of a tensor, the same on every rank."""
+    """Return the sum of a tensor over all ranks, on every rank."""
     if ranks() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -184,7 +184,7 @@ def rows_at_first(part: Tensor) -> Tensor:
 
 
 def _padded(part: Tensor) -> tuple[Tensor, list[int]]:
-    """Fill up a rank's rows to the largest number that any has; also return the numbers."""
+    """Pad a rank's rows to the largest number of rows on any rank; also return all numbers."""
     count = torch.zeros(ranks(), dtype=torch.int64, device=part.device)
     count[rank()] = len(part)
     counts = total(count).tolist()

@@ -1,4 +1,4 @@
-"""A progress bar with rate and remaining time; in a log file, a line every half minute instead."""
+"""A progress bar with rate and remaining time; in log files, a line every half minute."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,21 +14,21 @@ LOG_SECONDS = 30
 
 @contextmanager
 def progress(title: str, total: int, unit: str, done: int = 0) -> Iterator[Callable[..., None]]:
-    """Show how far `title` is.
+    """Show the progress of a task.
 
     Parameters
     ----------
     title
-        What is being done.
+        Name of the task.
     total, done
-        Units of work in all, and those finished before.
+        Number of units, and of those that are done already.
     unit
         Name of the unit, e.g. "images".
 
     Yields
     ------
     advance
-        ``advance(units, note="")`` moves the bar; the note (a loss, say) is shown beside it.
+        ``advance(units, note="")`` moves the bar; the note, e.g. a loss, is shown next to it.
     """
     started = time.monotonic()
     last_line = started

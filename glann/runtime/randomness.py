@@ -1,6 +1,6 @@
-"""All randomness. A draw depends on its name alone, never on what was drawn before it.
+"""All randomness. A draw depends only on the seed and its name, never on earlier draws.
 
-Resuming a run or splitting it over processes therefore changes nothing, and no global generator is touched.
+So resuming a run, or running it on several processes, does not change it. Global generators are not used.
 """
 
 import hashlib
@@ -23,10 +23,10 @@ def stream(seed: int, *name: str | int) -> torch.Generator:
 
 
 def noise_rows(start: int, stop: int, dim: int, seed: int, *name: str | int) -> Tensor:
-    """Return rows `start` to `stop` of an endless table of standard normal noise.
+    """Return rows `start` to `stop` of an infinite table of standard normal noise.
 
-    The table is drawn in whole blocks of `BLOCK` rows, each from its own stream, so any slice of it has the
-    same bytes whatever else is drawn.
+    The table is drawn in blocks of `BLOCK` rows, each from its own stream, so a row does not depend on which
+    slice it is part of.
 
     Returns
     -------

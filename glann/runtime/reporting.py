@@ -1,4 +1,4 @@
-"""How a program ends on an error: one line on stderr and an exit status."""
+"""Ending a program on an error: one line on stderr and an exit status."""
 
 import errno
 import signal
@@ -15,9 +15,9 @@ LESS_MEMORY = "draw fewer images, or fit fewer latents"
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn errors that people can do something about into one line on stderr and a non-zero exit status.
+    """Turn errors that users can do something about into one line on stderr and a non-zero exit status.
 
-    They are `GlannError`, errors of the operating system, Ctrl-C, and memory that runs out.
+    These are `GlannError`, errors of the operating system, Ctrl-C, and running out of memory.
     """
     try:
         yield
@@ -31,14 +31,14 @@ def one_line_errors() -> Iterator[None]:
 
 
 def in_one_line(error: Exception, less_memory: str = LESS_MEMORY) -> str | None:
-    """Return what to tell the user of an error, None for one that only a programmer can do something about.
+    """Return the message for an error, or None if users can do nothing about it.
 
     Parameters
     ----------
     error
-        What was raised.
+        The error.
     less_memory
-        What to advise if memory ran out.
+        Advice in case memory ran out.
     """
     if isinstance(error, GlannError):
         return _printable(str(error))
@@ -52,7 +52,7 @@ def in_one_line(error: Exception, less_memory: str = LESS_MEMORY) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """Put text on one line of bounded length, and write out characters that would change the terminal."""
+    """Put text on one line of limited length, and escape control characters."""
     text = " ".join(text.split())
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
@@ -60,8 +60,8 @@ def _printable(text: str) -> str:
 
 
 def memory_ran_out(error: Exception) -> bool:
-    """Say whether an error means that there was no memory left, of the machine or of a GPU."""
-    # torch is imported late, and so are its classes. Faiss and CUDA's libraries raise RuntimeError.
+    """Return whether an error means that the machine or a GPU ran out of memory."""
+    # torch may not be imported yet, so its class is compared by name. Faiss and CUDA raise RuntimeError.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

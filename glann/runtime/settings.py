@@ -11,8 +11,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-LARGEST = 10**9  # of numbers that have no bound of their own: what they are multiplied by still fits 64 bits
-MOST_DIMENSIONS = 2**20  # of latents and noise that a file may name
+LARGEST = 10**9  # bound of integers without a tighter one: their products still fit into 64 bits
+MOST_DIMENSIONS = 2**20  # bound of latent and noise sizes in files
 
 
 def _without_nul(text: str) -> str:
@@ -31,18 +31,18 @@ class Section(BaseModel):
 
 
 class Compute(Section):
-    """How a run is executed, never what it computes; DVC does not track it."""
+    """How a run is executed, never what it computes. DVC does not track this section."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
-    """auto (a GPU where there is one), cpu, cuda or cuda:N"""
+    """auto (a GPU if there is one), cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 where the processor has it in hardware, float32 elsewhere"""
+    """auto: bfloat16 if the hardware supports it, float32 otherwise"""
     threads: int = Field(2, ge=1, le=1024)
-    """CPU threads of each process; written down because float sums depend on their number"""
+    """CPU threads of each process; fixed, because their number affects rounding"""
     processes: int = Field(1, ge=1, le=1024)
-    """processes of both training stages on this machine, one per GPU; under torchrun its number counts"""
+    """processes for training on this machine, one per GPU; torchrun sets its own number"""
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
-    """minutes between training checkpoints; 0: after every step"""
+    """minutes between checkpoints in training; 0: a checkpoint after every step"""
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> Self:

@@ -1,4 +1,4 @@
-"""Signals ask a run to stop: a training run at a place from which it can go on, all others at once."""
+"""Signals: training runs stop where they can resume, everything else stops at once."""
 
 import os
 import signal
@@ -15,15 +15,15 @@ from glann.errors import GlannError
 Block = TypeVar("Block", bound=Sized)
 
 ENDING = [signal.SIGTERM]
-# A terminal that closes; under nohup the signal is ignored, and stays so.
+# Sent when a terminal closes. Under nohup the signal is ignored, and that is kept.
 if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
     ENDING.append(signal.SIGHUP)
-AT_ONCE_AFTER = 1.0  # seconds; a terminal and a launcher may both pass on one and the same Ctrl-C
+AT_ONCE_AFTER = 1.0  # seconds; a terminal and a launcher may both deliver the same Ctrl-C
 
 _received: list[tuple[int, float]] = []
 
 
-class Stopped(GlannError):  # noqa: N818 (it is no error)
+class Stopped(GlannError):  # noqa: N818 (not an error)
     """A run that was asked to stop, and has."""
 
     def __init__(self, text: str):
@@ -33,25 +33,25 @@ class Stopped(GlannError):  # noqa: N818 (it is no error)
 
 @contextmanager
 def end_in_order() -> Iterator[None]:
-    """Within, SIGTERM and SIGHUP end the process as an exception does, so that nothing half-written stays."""
+    """Turn SIGTERM and SIGHUP into SystemExit within the context, so that unfinished files are removed."""
     with _handling(ENDING, lambda number, _: sys.exit(128 + number)):
         yield
 
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Within, SIGINT, SIGTERM and SIGHUP are requests; another one after a second ends the process at once.
+    """Treat SIGINT, SIGTERM and SIGHUP as requests; a second one, a second later, ends the process at once.
 
     Raises
     ------
     Stopped
-        At the end, if a request came that nobody has answered: what follows must not start.
+        On exit, if a request came that was not handled: what follows must not start.
     """
     with _handling([signal.SIGINT, *ENDING], _request):
         try:
             yield
             if _received:
-                raise Stopped("stopped; the same command goes on from here")
+                raise Stopped("stopped; run the same command to continue from here")
         finally:
             _received.clear()
 
@@ -77,7 +77,7 @@ def stop_requested() -> bool:
 
 
 def unless_stopped(blocks: Iterable[Block], advance: Callable[[int], None] | None = None) -> Iterator[Block]:
-    """Yield blocks of rows, and say how many are done, until a signal asks this process to stop.
+    """Yield blocks of rows, and report progress, until a signal asks this process to stop.
 
     Raises
     ------
@@ -86,14 +86,14 @@ def unless_stopped(blocks: Iterable[Block], advance: Callable[[int], None] | Non
     """
     for block in blocks:
         if stop_requested():
-            raise Stopped("stopped; the same command goes on from here")
+            raise Stopped("stopped; run the same command to continue from here")
         yield block
         if advance:
             advance(len(block))
 
 
 def end_with_parent(parent: int, grace: float) -> None:
-    """End this process so many seconds after its parent has ended, whatever it waits for then."""
+    """End this process `grace` seconds after its parent has ended, even if it is blocked."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""Tensors and networks in safetensors files, with their configuration and a digest in the header."""
+"""Tensors and networks in safetensors files, with a configuration and a digest in the header."""
 
 import hashlib
 import json
@@ -21,9 +21,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Any = None) -> None:
-    """Write tensors as safetensors, with `config` (anything json holds) and a digest of all in the header."""
+    """Write tensors as safetensors, with `config` (any json value) and a digest in the header."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    # One entry: several would be written in no fixed order.
+    # A single entry, since the order of several is not fixed.
     header = json.dumps({"config": config, "sha256": _digest(on_cpu, config)}, sort_keys=True)
     with replacing(path) as temporary:
         safetensors.torch.save_file(on_cpu, temporary, {"glann": header})
@@ -35,12 +35,12 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
     Returns
     -------
     tuple
-        The tensors by name, and the config that `save_tensors` put in the header (None if there is none).
+        The tensors by name, and the config from the header (None if there is none).
 
     Raises
     ------
     GlannError
-        If the file is missing, no safetensors file, or not what `save_tensors` wrote there.
+        If the file is missing, is not a safetensors file, or was changed after it was written.
     """
     with _opened(path) as file:
         header = _header(file)
@@ -51,7 +51,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
 
 
 def load_config(path: str | Path) -> Any:
-    """Read the config in the header of a file of `save_tensors`, and none of the tensors."""
+    """Read only the config from the header of a file written by `save_tensors`."""
     with _opened(path) as file:
         return _header(file).get("config")
 
@@ -81,14 +81,14 @@ def _digest(tensors: Mapping[str, Tensor], config: Any) -> str:
 
 
 def load_network(path: str | Path, build: Callable[[Any], Network]) -> Network:
-    """Read a network: `build` makes it from the header's config, then the tensors are put in.
+    """Read a network: `build` makes it from the config in the header, then the tensors are loaded.
 
-    The network is built without memory, so a file takes as much as it is long, whatever its config says.
+    The network is built on the "meta" device, so memory use depends on the file size, not on its config.
 
     Raises
     ------
     GlannError
-        If the file is missing or damaged, or `build` and the tensors do not go together.
+        If the file is missing or damaged, or if the tensors do not fit the network.
     """
     tensors, config = load_tensors(path)
     try:

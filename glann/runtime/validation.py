@@ -1,4 +1,4 @@
-"""What is wrong with a value and what to do about it, in one line of bounded length."""
+"""One-line messages about invalid values, with suggestions."""
 
 import reprlib
 import typing
@@ -9,16 +9,14 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-LONGEST_WORD = 60  # characters; difflib takes quadratic time, and nobody misspells a longer one
+LONGEST_WORD = 60  # characters; difflib takes quadratic time, and longer words are not typos
 MOST_DIGITS = 40
-LIKE_A_KEY, LIKE_A_CHOICE = (
-    0.6,
-    0.4,
-)  # of difflib's 1; choices are few, so that even a far one is likely meant
+LIKE_A_KEY = 0.6  # similarity, as defined by difflib, from which on a key is suggested
+LIKE_A_CHOICE = 0.4  # the same for values: there are few, so even a less similar one is probably meant
 
 
 class _Bounded(reprlib.Repr):
-    """repr that never walks all of a value: a few aliases in YAML stand for billions of items."""
+    """A repr that never visits all of a value: a few YAML aliases can stand for billions of items."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +25,7 @@ class _Bounded(reprlib.Repr):
         self.maxstring = self.maxother = LONGEST_WORD
 
     def repr_int(self, x: int, level: int) -> str:
-        """Return the digits of a number; Python refuses to write thousands of them."""
+        """Return the digits of a number, or how many it has: Python refuses to print thousands of digits."""
         digits = int(abs(x).bit_length() * 0.30103) + 1
         return repr(x) if digits <= MOST_DIGITS else f"a number of about {digits} digits"
 
@@ -36,36 +34,36 @@ class _Bounded(reprlib.Repr):
         return repr(x) if len(x) <= LONGEST_WORD else f"{x[:LONGEST_WORD]!r}..."
 
     def repr_ordereddict(self, x: dict[Any, Any], level: int) -> str:
-        """Return a YAML !!omap as any other mapping."""
+        """Return a YAML !!omap like any other mapping."""
         return self.repr_dict(x, level)
 
 
 shown = _Bounded().repr
-"""``shown(value)``: repr in one line of some hundred characters at most."""
+"""``shown(value)`` is its repr in one line of at most a few hundred characters."""
 
 
 def nearest(word: object, known: Iterable[str], likeness: float = LIKE_A_KEY) -> list[str]:
-    """Return the known word that is most like `word`, as a list of one, or of none if none is like it."""
+    """Return the known word most similar to `word`, in a list; an empty list if none is similar."""
     if not isinstance(word, str) or len(word) > LONGEST_WORD:
         return []
     return get_close_matches(word, list(known), n=1, cutoff=likeness)
 
 
 def did_you_mean(names: Iterable[str]) -> str:
-    """Return the end of a message that suggests these names, "" if there are none."""
+    """Return the end of a message that suggests these names; "" without names."""
     text = " or ".join(names)
     return f"; did you mean {text}?" if text else ""
 
 
 def one_line(error: ValidationError, model: type[BaseModel] | None = None) -> str:
-    """Say the first of pydantic's complaints as "key.path: what is wrong, found what".
+    """Return the first error of pydantic as "key.path: what is wrong, found what".
 
     Parameters
     ----------
     error
-        What pydantic raised.
+        The error of pydantic.
     model
-        The model that refused, whose other keys may be suggested.
+        The model that was validated; its keys may be suggested.
     """
     first, *rest = error.errors(include_url=False)
     keys, value, kind = first["loc"], first["input"], first["type"]
@@ -74,11 +72,11 @@ def one_line(error: ValidationError, model: type[BaseModel] | None = None) -> st
     path = tuple(key for key in keys if isinstance(key, str))
     if kind == "extra_forbidden":
         text = f"{where}: unknown key{did_you_mean(_keys_meant(keys, fields)) or '; see: glann params'}"
-    elif kind == "value_error":  # ours: the message starts with the key
+    elif kind == "value_error":  # raised by our validators: the message starts with the key
         text = ".".join(filter(None, (where, str(first["ctx"]["error"]))))
     elif kind == "missing":
         text = f"{where}: {first['msg'].lower()}"
-    elif kind == "string_pattern_mismatch" and path in fields:  # the pattern itself is not for people
+    elif kind == "string_pattern_mismatch" and path in fields:  # users should not have to read patterns
         text = f"{where}: should be {fields[path].description}, found {shown(value)}"
     else:
         text = f"{where}: {first['msg'].removeprefix('Input ').lower()}, found {shown(value)}"
@@ -97,7 +95,7 @@ def _plain(key: int | str) -> str:
 def _fields(
     model: type[BaseModel], above: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], FieldInfo]]:
-    """Yield the path of every key below a model, without the numbers of list items, and its field."""
+    """Yield the path of every key in a model, without the indices of list items, and its field."""
     for name, field in model.model_fields.items():
         path = (*above, name)
         yield path, field
@@ -115,12 +113,12 @@ def _choices(annotation: Any) -> Iterator[object]:
 
 
 def _keys_meant(keys: tuple[int | str, ...], fields: dict[tuple[str, ...], FieldInfo]) -> list[str]:
-    """Return the same key of other sections, at most two, or else one that is spelt like it."""
+    """Return the same key in other sections (at most two), or else a key with a similar spelling."""
     *above, key = keys
     section = tuple(part for part in above if isinstance(part, str))
     same = [path for path in fields if path[-1] == key]
     if same:
-        same.sort(key=lambda path: path[: len(section)] != section)  # first those further down this section
+        same.sort(key=lambda path: path[: len(section)] != section)  # those in this section first
         return [".".join(path) for path in same[:2]]
     here = {path[-1]: ".".join(map(str, (*above, path[-1]))) for path in fields if path[:-1] == section}
     elsewhere = {path[-1]: ".".join(path) for path in fields}

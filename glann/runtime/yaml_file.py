@@ -1,4 +1,4 @@
-"""A YAML file, read within bounds: a few hundred bytes can stand for billions of items."""
+"""Reading YAML files safely: a few hundred bytes can stand for billions of items."""
 
 import warnings
 from pathlib import Path
@@ -11,14 +11,14 @@ from ruamel.yaml.error import YAMLError
 from glann.errors import GlannError
 from glann.runtime.validation import shown
 
-MOST_MERGED = 1000  # keys that `<<` may bring into a mapping
+MOST_MERGED = 1000  # keys that `<<` may merge into a mapping
 
 
 class _Constructor(SafeConstructor):
-    """ruamel's, with the line of every value that cannot be made, and no printing or copying without end."""
+    """ruamel's constructor, with a line number for every invalid value and limits on merging and printing."""
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """Make a value; an impossible date or a number of thousands of digits is an error with its line."""
+        """Construct a value; impossible dates and numbers of thousands of digits are errors with a line."""
         try:
             return super().construct_object(node, deep)
         except (YAMLError, RecursionError):
@@ -29,16 +29,16 @@ class _Constructor(SafeConstructor):
             raise ConstructorError(None, None, f"{what}: {why}", node.start_mark) from None
 
     def check_mapping_key(self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any) -> bool:
-        """Refuse a key that is there already; ruamel would print both values in full."""
+        """Refuse duplicate keys; ruamel would print both values in full."""
         if key in mapping:
             raise ConstructorError(None, None, f"found duplicate key {shown(key)}", key_node.start_mark)
         return True
 
     def flatten_mapping(self, node: Any) -> None:
-        """Bring in what `<<` names; aliases of aliases would grow without end."""
+        """Merge what `<<` refers to, within a limit: aliases of aliases grow exponentially."""
         super().flatten_mapping(node)
         if len(getattr(node, "merge", None) or ()) > MOST_MERGED:
-            raise ConstructorError(None, None, f"<< brings in more than {MOST_MERGED} keys", node.start_mark)
+            raise ConstructorError(None, None, f"<< merges more than {MOST_MERGED} keys", node.start_mark)
 
 
 def read_yaml(path: str | Path) -> Any:
@@ -47,19 +47,19 @@ def read_yaml(path: str | Path) -> Any:
     Raises
     ------
     GlannError
-        If it is not UTF-8 or not YAML, with the line.
+        If it is not UTF-8 or not YAML; the message has the line.
     """
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
-        with warnings.catch_warnings():  # an anchor that is set twice is allowed
+        with warnings.catch_warnings():  # duplicate anchors are allowed
             warnings.simplefilter("ignore")
             return yaml.load(Path(path).read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise GlannError(f"{path}: not UTF-8 text") from None
     except OSError:
         raise
-    except Exception as error:  # the parser raises more than its own errors, e.g. where brackets are too deep
+    except Exception as error:  # the parser also raises other errors, e.g. for deeply nested brackets
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())[:150]

@@ -1,4 +1,4 @@
-"""The generator: mapping and decoder in one file, all that sampling needs."""
+"""The generator: mapping and decoder together, which is all that sampling needs."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ class Generator:
     Parameters
     ----------
     mapping, decoder
-        The trained networks T and G, for latents of one size.
+        The trained networks T and G.
     execution
         Device and precision.
 
@@ -51,14 +51,14 @@ class Generator:
         Parameters
         ----------
         path
-            A generator.safetensors of the imle stage.
+            A generator.safetensors written by the imle stage.
         compute
-            Device, precision, threads; default: a GPU where there is one.
+            Device, precision, threads. Default: a GPU if there is one.
 
         Raises
         ------
         GlannError
-            If the file is missing, damaged or no generator.
+            If the file is missing, damaged or not a generator.
         """
         return cls(*load_generator(path), execution(compute or Compute()))
 
@@ -72,11 +72,11 @@ class Generator:
         Parameters
         ----------
         count
-            How many.
+            Number of images.
         seed
-            Equal seeds give equal images; the first k of a larger count are the same.
+            The same seed gives the same images. A larger count begins with the images of a smaller one.
         truncation
-            Factor on the noise; below 1, where it shortens residuals too: more typical images, less variety.
+            Factor on the noise. Below 1, it shortens residuals too: images are more typical and less varied.
 
         Returns
         -------
@@ -86,13 +86,13 @@ class Generator:
         return _collect(self.stream(count, seed, truncation), count)
 
     def stream(self, count: int, seed: int = 0, truncation: float = 1.0) -> Iterator[NDArray[np.uint8]]:
-        """Yield the images of `sample` in blocks uint8 [b, h, w, c], so that they need not fit in memory."""
+        """Yield the images of `sample` in blocks uint8 [b, h, w, c], so they need not fit into memory."""
         return self._decoded(self.sample_latents(count, seed, truncation))
 
     def sample_latents(self, count: int, seed: int = 0, truncation: float = 1.0) -> Tensor:
-        """Draw the latents of `sample`'s images: float32 [count, d] on the device."""
+        """Draw the latents of the images of `sample`: float32 [count, d] on the device."""
         if count < 1:
-            raise GlannError(f"count: {count}; draw one image or more")
+            raise GlannError(f"count: {count}; draw at least one image")
         whole = -(-count // BLOCK) * BLOCK
         e, d = self.mapping.architecture.noise_dim, self.mapping.architecture.latent_dim
         check_memory("sample", 4 * whole * (e + 3 * d), self.execution, f"the number of images ({count})")
@@ -100,14 +100,14 @@ class Generator:
         return self._in_blocks(lambda block: self.mapping(block, truncation), noise)[:count]
 
     def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
-        """Draw images on the way between pairs of samples, by slerp of their noise (arXiv:1609.04468).
+        """Draw images between pairs of samples, by slerp of their noise (arXiv:1609.04468).
 
         Parameters
         ----------
         rows
-            Pairs; row i goes from sample 2i to sample 2i + 1 of `sample` with the same seed.
+            Number of pairs. Row i goes from image 2i to image 2i + 1 of `sample` with the same seed.
         steps
-            Images per row, both ends included; 2 or more.
+            Images per row including both ends, 2 or more.
         seed, truncation
             As in `sample`.
 
@@ -117,9 +117,9 @@ class Generator:
             uint8 [rows, steps, h, w, c].
         """
         if rows < 1:
-            raise GlannError(f"rows: {rows}; draw one row or more")
+            raise GlannError(f"rows: {rows}; draw at least one row")
         if steps < 2:
-            raise GlannError(f"steps: {steps}; an interpolation has both ends, so 2 or more")
+            raise GlannError(f"steps: {steps}; an interpolation needs at least its two ends")
         noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
         weights = torch.linspace(0, 1, steps)[None, :, None]
         path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
@@ -147,7 +147,7 @@ class Generator:
         return torch.cat([function(block) for block in blocks])[: len(rows)]
 
     def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Decode latents float32 [n, d], put on the unit sphere first, to images uint8 [n, h, w, c]."""
+        """Project latents float32 [n, d] to the unit sphere and decode them to images uint8 [n, h, w, c]."""
         return _collect(self._decoded(latents), len(latents))
 
     def _decoded(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
@@ -167,7 +167,7 @@ class Generator:
 
 
 def _collect(blocks: Iterable[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
-    """Join blocks of images uint8 [b, h, w, c], `count` in all."""
+    """Join blocks of images uint8 [b, h, w, c]; `count` is their total number."""
     blocks = iter(blocks)
     first = next(blocks)
     images = np.empty((count, *first.shape[1:]), np.uint8)
@@ -184,15 +184,15 @@ def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     angle = (a * b).sum(dim=-1, keepdim=True).clamp(-1, 1).acos()
     direction = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / angle.sin()
     lengths = torch.lerp(start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True), weight)
-    straight = torch.lerp(start, end, weight)  # equal or opposite ends lie on no one great circle
+    straight = torch.lerp(start, end, weight)  # equal or opposite ends define no great circle
     return torch.where(angle.sin().abs() < 1e-4, straight, direction * lengths)
 
 
 def _whole_blocks(rows: Tensor) -> list[Tensor]:
-    """Split rows into blocks of `BLOCK`, the last filled up with zeros.
+    """Split rows into blocks of `BLOCK` rows; the last one is padded with zeros.
 
-    Networks sum in an order that depends on the batch's size; with one size, a row's result depends on
-    the row alone.
+    The order of sums in networks depends on the batch size. With a fixed size, the result for a row depends
+    on that row only.
     """
     missing = -len(rows) % BLOCK
     return list(F.pad(rows, (0, 0, 0, missing)).split(BLOCK))

@@ -1,4 +1,4 @@
-"""Pictures from a generator: a grid, an interpolation strip, single images, an array."""
+"""Saving images: a grid, an interpolation strip, single files, an array."""
 
 import itertools
 import os
@@ -19,7 +19,7 @@ from glann.runtime.npy import NpyWriter
 from glann.sample.generator import Generator
 from glann.sample.settings import Sample
 
-WAITING = 256  # images
+WAITING = 256  # images waiting to be written, at most
 
 
 def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
@@ -32,7 +32,7 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     config
         The `sample` section of params.yaml.
     folder
-        Is there; the stage yields one whose content appears as a whole.
+        An existing folder.
     """
     images = generator.sample(config.count, config.seed, config.truncation)
     strips = generator.interpolate(
@@ -44,23 +44,23 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
 
 
 def save_images(images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], out: str | Path) -> None:
-    """Write images to `out`, whose ending decides the form.
+    """Write images to `out`, in the format given by its ending.
 
-    "faces.png" becomes a grid, "faces.npy" the array, and a name without ending a folder of single PNG
-    files 00000.png, 00001.png and so on; other files in it are left alone.
+    "faces.png" becomes a grid, "faces.npy" an array, and a name without an ending a folder of single PNG
+    files 00000.png, 00001.png and so on. Other files in the folder are not touched.
 
     Parameters
     ----------
     images
-        uint8 [n, h, w, c], c = 1 or 3, or blocks of such images one after the other, as `Generator.stream`
-        yields them; blocks are written as they come, beside the making of the next.
+        uint8 [n, h, w, c] with c = 1 or 3, or blocks of such images, as from `Generator.stream`. A block is
+        written while the next one is drawn.
     out
-        File or folder; folders are created.
+        File or folder; missing folders are created.
 
     Raises
     ------
     GlannError
-        If `out` has another ending, or there are no such images.
+        If `out` has another ending, or the images are not as described.
     """
     out = Path(out)
     suffix = check_out(out)
@@ -74,7 +74,7 @@ def save_images(images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], out: st
 
 
 def _checked(blocks: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """Yield blocks of images once they are found to be uint8 [b, h, w, c], all of one [h, w, c]."""
+    """Yield blocks of images after checking that they are uint8 [b, h, w, c] of one size."""
     expected = None
     for block in blocks:
         if block.dtype != np.uint8 or block.ndim != 4 or len(block) == 0 or block.shape[3] not in (1, 3):
@@ -84,14 +84,14 @@ def _checked(blocks: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]
             )
         expected = expected or block.shape[1:]
         if block.shape[1:] != expected:
-            raise GlannError(f"images: {[*block.shape[1:]]} after {[*expected]}; all need one size")
+            raise GlannError(f"images: {[*block.shape[1:]]} after {[*expected]}; all must have the same size")
         yield block
     if expected is None:
-        raise GlannError("images: there are none to save")
+        raise GlannError("images: there are no images to save")
 
 
 def _save_npy(blocks: Iterator[NDArray[np.uint8]], out: Path) -> None:
-    """Write the array as it comes; a thread brings it to the disk beside the making of the next images."""
+    """Write the array block by block; a thread syncs it to disk while the next images are drawn."""
     first = next(blocks)
     with (
         replacing(out) as temporary,
@@ -108,25 +108,25 @@ def _save_npy(blocks: Iterator[NDArray[np.uint8]], out: Path) -> None:
 
 
 def _save_folder(blocks: Iterable[NDArray[np.uint8]], out: Path) -> None:
-    """Write single files on all cores; encoders run outside Python's lock."""
+    """Write single files on all cores; PNG encoders do not hold Python's global lock."""
     out.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(cores()) as threads:
         waiting: deque[Future[None]] = deque()
         for i, image in enumerate(itertools.chain.from_iterable(blocks)):
             waiting.append(threads.submit(save_png_quickly, out / f"{i:05d}.png", image))
-            if len(waiting) > WAITING:  # what is decoded but not yet written stays bounded
+            if len(waiting) > WAITING:  # limits the images held in memory
                 waiting.popleft().result()
         for writing in waiting:
             writing.result()
 
 
 def check_out(out: Path) -> str:
-    """Return the ending of `out` in small letters: ".png", ".npy", or "" for a folder.
+    """Return the ending of `out` in lower case: ".png", ".npy", or "" for a folder.
 
     Raises
     ------
     GlannError
-        If `out` has another ending, or nothing could be written there.
+        If `out` has another ending, or cannot be written to.
     """
     suffix = "" if out.is_dir() else out.suffix.lower()
     if suffix not in ("", ".png", ".npy"):
@@ -134,7 +134,7 @@ def check_out(out: Path) -> str:
     if suffix:
         check_writable(out)
     elif out.exists() and not out.is_dir():
-        raise GlannError(f"--out {out}: a file that is there already; name a folder, a .png or a .npy")
+        raise GlannError(f"--out {out}: this file exists already; name a folder, a .png or a .npy")
     else:
         check_writable_folder(out, out)
     return suffix

@@ -11,14 +11,14 @@ LESS_MEMORY = "lower sample.count"
 
 
 class Sample(Section):
-    """The pictures that the sample stage draws."""
+    """Which pictures the sample stage draws."""
 
     count: int = Field(64, ge=1, le=LARGEST)
-    """images in the grid and in the folder of single images"""
+    """number of images in the grid and in the folder of single images"""
     seed: int = Field(0, ge=0, lt=2**63)
-    """which images: equal seeds give equal pictures"""
+    """which images to draw; the same seed gives the same images"""
     truncation: float = Field(1.0, gt=0, le=10)
-    """factor on the noise: below 1 more typical images, less variety"""
+    """factor on the noise; below 1, images are more typical and less varied"""
     interpolations: int = Field(6, ge=1, le=64)
     """rows of the interpolation strip"""
     interpolation_steps: int = Field(10, ge=2, le=64)

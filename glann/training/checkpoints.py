@@ -1,4 +1,4 @@
-"""The checkpoint of a training run: written, read, and refused if the run could not go on from it."""
+"""Writing and reading the checkpoint of a training run."""
 
 import hashlib
 import json
@@ -19,9 +19,9 @@ from glann.runtime.signals import Stopped, stop_requested
 from glann.runtime.tensors import load_tensors, save_tensors
 
 Check = Callable[[dict[str, Tensor], Any], None]
-"""Called with tensors and position; raises ValueError if the run could not go on from them."""
+"""Called with tensors and position; raises ValueError if the run cannot continue from them."""
 
-DECIDE_EVERY = 10  # steps of several processes between two agreements on whether a checkpoint is due
+DECIDE_EVERY = 10  # steps after which several processes agree on whether a checkpoint is due
 
 
 class Checkpoints:
@@ -33,14 +33,14 @@ class Checkpoints:
     Parameters
     ----------
     folder
-        Where checkpoints live.
+        Where checkpoints are stored.
     stage
         Name of the stage.
     inputs
-        Whatever decides the result: params, seed, precision, a digest of the data; json must hold it.
-        The stage's code, torch's version and the number of processes are added.
+        Everything that determines the result (params, seed, precision, a digest of the data), as json. The
+        stage's code, torch's version and the number of processes are added.
     minutes
-        Time between two checkpoints; 0: after every step.
+        Time between two checkpoints. 0: a checkpoint after every step.
     """
 
     def __init__(self, folder: str | Path, stage: str, inputs: Any, minutes: float):
@@ -53,14 +53,14 @@ class Checkpoints:
         self.warned = False
 
     def load(self, check: Check = lambda _, __: None) -> tuple[dict[str, Tensor], Any] | None:
-        """Return the tensors and progress last saved, or None where nothing usable is.
+        """Return the tensors and position saved last, or None if there is no usable checkpoint.
 
-        A file that is damaged, of another run or refused by `check` is set aside, with one line.
+        A file that is damaged, belongs to another run, or is refused by `check` is set aside with a message.
 
         Parameters
         ----------
         check
-            Called with tensors and progress; raises ValueError if the run could not go on from them.
+            Raises ValueError if the run cannot continue from the tensors and position.
         """
         found = self._read(check) if rank() == 0 else None
         if not decided_by_first(found is not None):
@@ -69,7 +69,7 @@ class Checkpoints:
 
     def _read(self, check: Check) -> tuple[dict[str, Tensor], Any] | None:
         for unfinished in self.path.parent.glob(f".{self.name}-*{self.path.suffix}"):
-            unfinished.unlink(missing_ok=True)  # left by a run that was killed while it saved
+            unfinished.unlink(missing_ok=True)  # left by a run that was killed while saving
         if not self.path.is_file():
             return None
         try:
@@ -83,30 +83,30 @@ class Checkpoints:
         except GlannError as error:
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            say(f"{error}; set aside as {aside.name}, the stage starts from the beginning")
+            say(f"{error}; set aside as {aside.name}; the stage starts from the beginning")
             return None
         return tensors, config["position"]
 
     def due(self, step: int) -> bool:
-        """Return whether to save after so many steps: time has come, or a signal. The same on every rank."""
+        """Return whether to save after this step: it is time, or a signal came. The same on every rank."""
         if ranks() > 1 and step % DECIDE_EVERY:
             return False
         return decided_by_first(stop_requested() or time.monotonic() - self.last >= self.seconds)
 
     def save(self, tensors: dict[str, Tensor], position: Any) -> None:
-        """Replace the checkpoint. Where there is no room, training goes on without, and the last one stays.
+        """Replace the checkpoint. If it cannot be written, training continues and the last one stays.
 
         Parameters
         ----------
         tensors
             The state of the run.
         position
-            Where the run is, for `load` and `stored`; anything json holds.
+            Where the run is, as json.
 
         Raises
         ------
         Stopped
-            If this was the last because a signal came.
+            If a signal asked the run to stop.
         """
         self.last = time.monotonic()
         failed = ""
@@ -120,11 +120,11 @@ class Checkpoints:
         stopping = decided_by_first(stop_requested())
         finished = isinstance(position, dict) and position.get("finished")
         if failed and not stopping and not finished and not self.warned:
-            self.warned = True  # once is enough; behind a finished run its results are written, or fail to be
-            say(f"{failed}; training goes on without a checkpoint")
+            self.warned = True  # once is enough; after a finished run, writing the results would fail too
+            say(f"{failed}; training continues without a checkpoint")
         if stopping:
             state = f"no checkpoint: {failed}" if failed else f"checkpoint in {self.path}"
-            raise Stopped(f"stopped, {state}; the same command goes on from there")
+            raise Stopped(f"stopped, {state}; run the same command to continue from there")
 
     def remove(self) -> None:
         """Delete the checkpoint."""

@@ -1,4 +1,4 @@
-"""Adam by groups of parameters, the schedule of the learning rate, and the moving average of the weights."""
+"""Adam with parameter groups, the learning-rate schedule, and the moving average of weights."""
 
 import math
 from collections.abc import Sequence
@@ -18,21 +18,22 @@ WARM_UP = 100  # steps
 def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
     """Return the factor on learning rates at `step` of `steps`.
 
-    It rises to 1 within `WARM_UP` steps (a tenth of a shorter run), since Adam's first steps are as long as
-    any while its moments know nothing yet: without, a decoder may end up drawing one texture for all latents.
-    Then it stays ("constant") or falls along a cosine to 0 (SGDR, arXiv:1608.03983, eq. 5).
+    It rises to 1 within `WARM_UP` steps, or a tenth of a shorter run. Adam's first steps are as long as later
+    ones, although its moments are still unreliable. Without a warm-up, a decoder may end up drawing one
+    texture for all latents. After it, the factor stays ("constant") or falls along a
+    cosine to 0 (SGDR, arXiv:1608.03983, eq. 5).
     """
     rise = min(1.0, (step + 1) / max(1, min(WARM_UP, steps // 10)))
     return rise if schedule == "constant" else rise * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torch.optim.Adam:
-    """Return Adam over the module's parameters, each in the first group whose pattern matches its name.
+    """Return Adam over the module's parameters; each is in the first group whose pattern matches its name.
 
     Raises
     ------
     GlannError
-        If a group's pattern matches no parameter that is still free.
+        If a group's pattern matches no parameter, or only those of earlier groups.
     """
     remaining = dict(module.named_parameters())
     param_groups: list[dict[str, Any]] = []
@@ -51,7 +52,7 @@ def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torc
 
 
 def step(optimizer: torch.optim.Adam, lr: float) -> None:
-    """Transform gradients by group, step at `lr` times the group's multiplier, clear the gradients."""
+    """Transform gradients by group, step with `lr` times the group's multiplier, and clear the gradients."""
     for group in optimizer.param_groups:
         _transform_gradient(group["params"], group["gradient"], group["limit"])
         group["lr"] = lr * group["lr_multiplier"]
@@ -74,9 +75,9 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def moving_average(module: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of the parameters; buffers are copied, not averaged.
+    """Return the exponential moving average of a module's parameters; buffers are copied.
 
-    After t steps the decay is at most (1 + t) / (10 + t), so that a short run forgets its first weights too.
+    After t steps the decay is at most (1 + t) / (10 + t), so that even a short run forgets its first weights.
     """
 
     @torch.no_grad()

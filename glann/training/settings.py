@@ -12,13 +12,13 @@ Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 
 class ParameterGroup(Section):
-    """Settings for the parameters whose name matches; the first matching group counts."""
+    """Settings for the parameters whose names match. If several groups match, the first one applies."""
 
     match: Text
-    """shell pattern on the parameter's name, e.g. "blocks.0.*" """
+    """shell pattern for parameter names, e.g. "blocks.0.*" """
     lr_multiplier: float = Field(1.0, ge=0, allow_inf_nan=False)
-    """factor on the learning rate; 0 freezes"""
+    """factor on the learning rate; 0 freezes the parameters"""
     gradient: Literal["none", "clip_norm", "clip_value", "normalize"] = "none"
-    """what happens to the group's gradient before each step; normalize sets its L2 norm to the limit"""
+    """what to do with the gradient before each step; normalize sets its L2 norm to the limit"""
     limit: float = Field(1.0, gt=0, allow_inf_nan=False)
-    """L2 norm for clip_norm and normalize, absolute value for clip_value"""
+    """the L2 norm for clip_norm and normalize, the absolute value for clip_value"""

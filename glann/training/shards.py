@@ -1,4 +1,4 @@
-"""Which rows make up each batch of an epoch, and which process holds them."""
+"""Which rows form each batch of an epoch, and which process holds them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from glann.runtime.randomness import stream
 
 @dataclass(frozen=True)
 class Shard:
-    """A rank's share of n rows, and of every batch that is drawn from them.
+    """A rank's share of n rows and of every batch.
 
-    The rows are cut into as many strata as a batch has places; each epoch shuffles every stratum by itself,
-    and place j of a batch is always filled from stratum j. So batches are the same for any number of ranks,
-    a rank that holds whole strata has its share of every batch at hand, and no row ever moves.
+    The rows are cut into as many strata as a batch has places. Each epoch shuffles every stratum separately,
+    and place j of a batch is always filled from stratum j. So batches do not depend on the number of ranks,
+    and a rank that holds whole strata always holds its share of a batch: no row ever moves.
 
     Attributes
     ----------
     n
-        Rows in all, 2 or more.
+        Number of rows, 2 or more.
     batch_size
-        Rows of a batch at most; batches are the fewest possible and equal in size to one row. A batch
-        has two rows at least, for batch normalisation.
+        Largest number of rows in a batch. There are as few batches as possible, and their sizes differ by
+        one row at most. A batch has at least two rows, as batch normalisation needs.
     rank, ranks
         This process and the number of processes.
     """
@@ -43,12 +43,12 @@ class Shard:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches in an epoch."""
         return max(1, min(-(-self.n // self.batch_size), self.n // 2))
 
     @property
     def strata(self) -> int:
-        """Rows of a full batch."""
+        """Number of rows in a full batch."""
         return -(-self.n // self.steps)
 
     @property
@@ -58,16 +58,16 @@ class Shard:
 
     @property
     def stop(self) -> int:
-        """End of this rank's rows."""
+        """End of this rank's rows (exclusive)."""
         return self._first_row(self.places.stop)
 
     @property
     def places(self) -> range:
-        """The places of a batch, or strata, that this rank fills."""
+        """The places of a batch (and the strata) that belong to this rank."""
         return range(self.strata * self.rank // self.ranks, self.strata * (self.rank + 1) // self.ranks)
 
     def place(self, rows: Tensor) -> Tensor:
-        """Return which of `places`, counted from 0, these rows, int64 counted from `start`, fill."""
+        """Return the place, counted from this rank's first, of each row, int64 counted from `start`."""
         return ((rows + self.start + 1) * self.strata - 1) // self.n - self.places.start
 
     def batches(self, seed: int, *name: str | int) -> Iterator[tuple[Tensor, float]]:
@@ -76,18 +76,18 @@ class Shard:
         Parameters
         ----------
         seed, name
-            The stream that shuffles; an epoch's number belongs into it.
+            The random stream; its name must contain the epoch.
 
         Yields
         ------
         rows
             int64 [b], counted from `start`.
         weight
-            Factor on the mean loss of these rows, such that the mean over ranks of its gradients is the
-            gradient of the whole batch's mean; 1 for one rank.
+            Factor on the mean loss of these rows. With it, the mean of the gradients over ranks is the
+            gradient of the mean over the whole batch. 1 for one rank.
         """
-        # Strata are up to one row short of a place in every step. These gaps are spread over the steps; here
-        # are the steps that have one, in the order of strata.
+        # Some strata have one row less than there are steps. Their gaps are spread evenly over the steps;
+        # these are the steps with a gap, in the order of strata.
         count = self.steps * self.strata - self.n
         gaps = torch.arange(count) * self.steps // max(count, 1)
         columns = []

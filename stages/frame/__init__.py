@@ -1,11 +1,11 @@
-"""What stands around the work of every stage: its errors become one line, and signals end it in order."""
+"""The frame around the work of every stage: errors become one line, signals end it cleanly."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from glann.runtime.code import AT_START  # noqa: F401 (before anything else of the package: see there)
+from glann.runtime.code import AT_START  # noqa: F401 (must come first, before code can change)
 from glann.runtime.console import STDOUT
 from glann.runtime.reporting import one_line_errors
 from glann.runtime.signals import end_in_order
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def stage(name: str) -> Iterator["Stage"]:
-    """Run a stage's work within.
+    """Run the work of a stage in this context.
 
-    What takes time to import is imported inside, so that a signal, and the end of DVC, are seen meanwhile.
+    Slow imports belong inside, so that signals and the end of DVC are noticed meanwhile.
     """
     with one_line_errors(), end_in_order():
         from stages.frame.running import Stage, in_words
@@ -29,4 +29,4 @@ def stage(name: str) -> Iterator["Stage"]:
             STDOUT.flush()
             running.finish()
     if "LOCAL_RANK" not in os.environ:
-        os._exit(0)  # Python takes a second to end with torch, in which an edit would go unnoticed
+        os._exit(0)  # Python needs a second to exit with torch, during which an edit would go unnoticed

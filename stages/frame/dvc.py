@@ -1,4 +1,4 @@
-"""What the stages know of DVC: which process waits for them, where workspaces lie, what heals the cache."""
+"""What stages know about DVC: its process, its workspaces, its cache, and what it records."""
 
 import hashlib
 import json
@@ -17,20 +17,20 @@ from glann.errors import GlannError
 from glann.runtime.signals import Stopped
 from glann.runtime.yaml_file import read_yaml
 
-LOOK_EVERY = 0.5  # seconds between two looks at whether DVC is there
-SECONDS_TO_STOP = 20  # for a last checkpoint, where DVC is gone
+LOOK_EVERY = 0.5  # seconds between checks whether DVC is still running
+SECONDS_TO_STOP = 20  # for a last checkpoint after DVC has ended
 
 
 def waiting_process(stage: str) -> psutil.Process | None:
-    """Return the process of DVC that runs this stage, None where it is run by hand.
+    """Return the DVC process that runs this stage, or None if the stage was started by hand.
 
-    DVC holds a lock on the outputs of the stage that it runs. The shell between DVC and its stage may live on
-    when DVC is killed, and what adopts an orphan has any number, so the parent alone tells too little.
+    DVC holds a lock on the outputs of the stage that it runs. The parent process alone is not enough: the
+    shell between DVC and the stage may survive when DVC is killed, and any process may adopt an orphan.
 
     Raises
     ------
     Stopped
-        If DVC has ended already.
+        If DVC has already ended.
     """
     if "DVC_STAGE" not in os.environ:
         return None
@@ -45,12 +45,12 @@ def waiting_process(stage: str) -> psutil.Process | None:
 
 
 def noted_by_dvc(stage: str) -> tuple[list[str], list[str]]:
-    """Return what DVC notes of a stage: keys of params.yaml, joined by dots, and the files and folders."""
+    """Return what DVC records of a stage: keys of params.yaml, joined by dots, and files and folders."""
     pipeline = (read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else None) or {}
     entry = (pipeline.get("stages") or {}).get(stage) or {}
     settings: list[str] = []
     for given in entry.get("params", ["seed", stage]):
-        # "key.path", or a file with a list of them
+        # "key.path", or a file with a list of keys
         files = given if isinstance(given, dict) else {"params.yaml": [given]}
         settings += files.get("params.yaml") or []
     deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in entry.get("deps", [])]
@@ -58,7 +58,7 @@ def noted_by_dvc(stage: str) -> tuple[list[str], list[str]]:
 
 
 def check_place(stage: str) -> None:
-    """Refuse, before the work, a folder of outputs from which DVC takes none afterwards.
+    """Refuse, before the work begins, a folder from which DVC would not accept outputs.
 
     Raises
     ------
@@ -68,15 +68,15 @@ def check_place(stage: str) -> None:
     folder = Path("data", stage)
     if "DVC_STAGE" in os.environ and (found := folder.resolve()) != folder.absolute():
         raise GlannError(
-            f"{folder} is linked to {found}, and DVC takes no outputs through a link; make it a folder; to "
+            f"{folder} is linked to {found}, and DVC accepts no outputs through a link; make it a folder; to "
             "keep large files on another disk, run: dvc cache dir DISK/cache && dvc config cache.type symlink"
         )
 
 
 def _lock_holders(stage: str) -> set[int]:
-    """Return the processes that hold DVC's lock on a stage's outputs; none where there is no lock file."""
+    """Return the processes that hold DVC's lock on the outputs of a stage."""
     outputs = str(Path("data", stage).absolute()) + os.sep
-    for _ in range(10):  # DVC writes the file in place: it may be half there
+    for _ in range(10):  # DVC writes the file in place, so it may be incomplete
         try:
             locked = json.loads(Path(".dvc/tmp/rwlock").read_text(encoding="utf-8"))["write"]
             return {int(locked[path]["pid"]) for path in locked if path.startswith(outputs)}
@@ -88,7 +88,7 @@ def _lock_holders(stage: str) -> set[int]:
 
 
 def is_there(process: psutil.Process) -> bool:
-    """Return whether a process has not ended."""
+    """Return whether a process is still running."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -96,7 +96,7 @@ def is_there(process: psutil.Process) -> bool:
 
 
 def end_without(dvc: psutil.Process) -> None:
-    """Ask this process to stop when DVC has ended, and end it if it has not stopped after a while."""
+    """Ask this process to stop when DVC has ended, and end it if it does not stop in time."""
 
     def watch() -> None:
         while is_there(dvc):
@@ -109,10 +109,10 @@ def end_without(dvc: psutil.Process) -> None:
 
 
 def project_folder() -> Path:
-    """Return the project's folder: for an experiment in a temporary workspace, the one it was copied from.
+    """Return the folder of the project; for a temporary workspace, the project it was copied from.
 
-    DVC makes such workspaces in .dvc/tmp/exps, for `dvc exp run --queue` and `--temp`, of the files that git
-    knows and no others, and removes them afterwards.
+    For `dvc exp run --queue` and `--temp`, DVC creates workspaces in .dvc/tmp/exps that hold only the files
+    tracked by git, and removes them afterwards.
     """
     here = Path.cwd()
     for folder in here.parents:
@@ -122,10 +122,10 @@ def project_folder() -> Path:
 
 
 def healing(path: Path) -> str:
-    """Return what a message says of getting a damaged output of a stage back; "" for other files.
+    """Return advice for restoring a damaged output of a stage; "" for other files.
 
-    DVC trusts the files in its cache: one that is damaged there is restored again and again, also after the
-    stage has been forced to run.
+    DVC trusts the files in its cache: a file that is damaged there is restored again and again, even after a
+    forced run of the stage.
     """
     lock = (read_yaml("dvc.lock") if Path("dvc.lock").is_file() else None) or {}
     outs = [out for entry in (lock.get("stages") or {}).values() for out in entry.get("outs", [])]
@@ -140,5 +140,5 @@ def healing(path: Path) -> str:
         cached = cached.relative_to(Path.cwd())
     file = shlex.quote(str(path))
     if cached.is_file() and hashlib.md5(cached.read_bytes(), usedforsecurity=False).hexdigest() == recorded:
-        return f"; DVC's cache has it undamaged; run: rm {file} && dvc checkout {file}"
+        return f"; DVC's cache has an undamaged copy; run: rm {file} && dvc checkout {file}"
     return f"; run: rm -f {file} {shlex.quote(str(cached))} && dvc repro"

@@ -1,8 +1,8 @@
-"""A stage at work, so that DVC records what was really done.
+"""A running stage, which makes sure that DVC records what really happened.
 
-DVC notes settings, code and inputs as they are when a stage has ended, and takes the outputs that lie there
-then. So a stage compares both ends of its work: its results appear only if all that DVC notes is still what
-the stage began with, and only if the process of DVC that waits for them is still there.
+DVC records settings, code and inputs as they are when a stage has ended, together with the outputs it finds.
+So a stage checks them before it publishes its results: they appear only if everything that DVC records is as
+it was when the stage began, and only if the DVC process that waits for them still exists.
 """
 
 import os
@@ -38,7 +38,7 @@ CODE = AT_START | digests(Path(__file__).parent.parent)
 
 @contextmanager
 def in_words(name: str) -> Iterator[None]:
-    """Turn what people can do something about into a `GlannError` that says it, also of a damaged file."""
+    """Turn errors that users can do something about into a `GlannError` with advice."""
     try:
         yield
     except DamagedFileError as error:
@@ -55,22 +55,22 @@ def _less_memory(name: str) -> str:
 
 
 class Stage:
-    """A stage at work.
+    """A running stage.
 
     Attributes
     ----------
     name
-        As in dvc.yaml.
+        Its name, as in dvc.yaml.
     params
-        All of params.yaml, with paths that hold in an experiment's temporary workspace too.
+        All of params.yaml; paths also work in the temporary workspace of an experiment.
     checkpoints
-        The folder of checkpoints; it outlives such a workspace.
+        The folder of checkpoints; it outlives temporary workspaces.
     """
 
     def __init__(self, name: str):
         self.name = name
         self._dvc = waiting_process(name)
-        if self._dvc and "LOCAL_RANK" not in os.environ:  # processes that this stage starts, it ends itself
+        if self._dvc and "LOCAL_RANK" not in os.environ:  # the stage itself ends the processes it starts
             end_without(self._dvc)
         check_place(name)
         self._settings, self._deps = noted_by_dvc(name)
@@ -86,7 +86,7 @@ class Stage:
         Raises
         ------
         GlannError
-            If it is missing or, where `check` asks for that, is not what dataset.json says.
+            If it is missing or, with `check`, does not match dataset.json.
         """
         from glann.runtime.files import load_json
         from glann.runtime.npy import check_rows, load_npy
@@ -104,7 +104,7 @@ class Stage:
         return array
 
     def launch(self, work: Callable[[], None]) -> None:
-        """Call `work`, as `glann.processes.launch` does; a signal lets it stop where it can go on from."""
+        """Call `work` in one or more processes; on a signal it stops where it can resume."""
         from glann.runtime.processes import launch
         from glann.runtime.signals import stop_signals
 
@@ -113,12 +113,12 @@ class Stage:
 
     @contextmanager
     def outputs(self) -> Iterator[Path]:
-        """Yield a folder for the results; all take their places in ``data/<stage>`` at the end, or none does.
+        """Yield a folder for the results. At the end, all of them move to ``data/<stage>``, or none.
 
         Raises
         ------
         Stopped
-            If DVC has ended: another run may have begun.
+            If DVC has ended; another run may have begun.
         GlannError
             If settings, code or inputs have changed since the stage began.
         """
@@ -128,12 +128,12 @@ class Stage:
             yield folder
 
     def finish(self) -> None:
-        """Look once more whether all is as it was, as late as can be: DVC notes it when the process is gone.
+        """Check once more, as late as possible: DVC records the state when this process has ended.
 
         Raises
         ------
         GlannError
-            As in `outputs`; what was written is gone again.
+            As in `outputs`; the results have been removed again.
         """
         if self._dvc is None or "LOCAL_RANK" in os.environ:
             return
@@ -152,11 +152,11 @@ class Stage:
         if what:
             raise GlannError(
                 f"{self.name}: {', '.join(what)} changed while it ran, and DVC would record that as used; "
-                "nothing was written: run dvc repro for the new state, or undo the change and run it"
+                "nothing was written: run dvc repro, or undo the change and run dvc repro"
             )
 
     def _noted(self) -> dict[str, Any]:
-        """Return what DVC notes beside the code: settings, and size and time of each input."""
+        """Return what DVC records besides code: settings, and size and time of each input."""
         values = read_yaml("params.yaml")
         settings = {key: _at(values, key) for key in self._settings}
         inputs = [Path(dep) for dep in self._deps if dep.startswith("data/")]
@@ -165,7 +165,7 @@ class Stage:
 
 
 def _noted_code(deps: list[str]) -> dict[Path, str]:
-    """Return the digests, at the start, of the code below a stage's dependencies; of all, if it has none."""
+    """Return the digests of the code that DVC records for a stage; of all code, if it is not in dvc.yaml."""
     noted = [Path(dep).resolve() for dep in deps]
     return {
         path: digest
@@ -175,14 +175,14 @@ def _noted_code(deps: list[str]) -> dict[Path, str]:
 
 
 def _at(tree: Any, path: str) -> Any:
-    """Return what stands at a path of keys, joined by dots, in a tree of dictionaries; None for nothing."""
+    """Return the value at a path of keys, joined by dots, in nested dictionaries; None if there is none."""
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:
-    """Return the paths of all keys, joined by dots, at which two trees of dictionaries differ."""
+    """Return the paths of keys, joined by dots, at which two nested dictionaries differ."""
     if not (isinstance(before, dict) and isinstance(after, dict)):
         return [] if before == after else [path]
     return [
@@ -193,7 +193,7 @@ def _differences(before: Any, after: Any, path: str = "") -> list[str]:
 
 
 def _located(params: Params, project: Path) -> Params:
-    """Replace paths to what the temporary workspace of an experiment lacks and the project has."""
+    """Redirect paths that exist in the project but not in the temporary workspace of an experiment."""
 
     def located(path: str | None) -> str | None:
         if path is None or _has_files(Path(path)) or not _has_files(project / path):
@@ -211,7 +211,7 @@ def _located(params: Params, project: Path) -> Params:
 
 
 def _has_files(path: Path) -> bool:
-    """Return whether this is a file, or a folder with anything but hidden files."""
+    """Return whether this is a file, or a folder with files that are not hidden."""
     return path.is_file() or (
         path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
     )

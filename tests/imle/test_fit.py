@@ -364,7 +364,10 @@ before = peak()
 correct_moments(mapping_of(128, True), samples, *moments([samples[:500]]))
 print(peak() - before)
 """
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/imle'}", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/imle'}",
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True)
     assert float(done.stdout) < 40  # MiB; the samples in float64 are 64, of which some copies were held
 

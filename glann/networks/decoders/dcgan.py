@@ -10,7 +10,7 @@ from glann.networks.layers import START_GREY, BatchNorm
 
 
 class DcganDecoder(nn.Module):
-    """DCGAN's generator (arXiv:1511.06434) for 64 px and up: transposed convolutions from 4 px on."""
+    """DCGAN's generator (arXiv:1511.06434): transposed convolutions, starting at 4 px."""
 
     def __init__(self, latent_dim: int, size: int, channels: int, config: Decoder):
         super().__init__()

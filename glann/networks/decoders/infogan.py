@@ -11,7 +11,7 @@ from glann.networks.layers import START_GREY, BatchNorm
 
 
 class InfoGanDecoder(nn.Module):
-    """The GLANN paper's decoder for 28 and 32 px, InfoGAN's (arXiv:1606.03657): two dense layers, two up."""
+    """The GLANN paper's decoder, after InfoGAN (arXiv:1606.03657): two dense layers, two upsampling ones."""
 
     def __init__(self, latent_dim: int, size: int, channels: int, config: Decoder):
         super().__init__()
@@ -28,11 +28,10 @@ class InfoGanDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """Decode float [b, d] to float [b, c, size, size]."""
-        # A unit vector of d numbers has entries of size 1 / sqrt(d); layers expect entries of size 1.
+        # Coordinates of a unit vector are about 1 / sqrt(d); layers expect inputs of about 1.
         x = F.leaky_relu(self.dense(latents * math.sqrt(latents.shape[1])), 0.2)
         x = F.leaky_relu(self.grid_norm(self.to_grid(x)), 0.2)
-        x = x.view(-1, *self.shape).contiguous(
-            memory_format=torch.channels_last
-        )  # => [b, 2w, size/4, size/4]
+        x = x.view(-1, *self.shape)  # => [b, 2w, size/4, size/4]
+        x = x.contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu(self.up_norm(self.up(x)), 0.2)
         return self.to_image(x).sigmoid()

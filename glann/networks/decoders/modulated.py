@@ -1,4 +1,4 @@
-"""Residual blocks that the latent modulates."""
+"""A decoder of residual blocks that are modulated by the latent."""
 
 import math
 from itertools import pairwise
@@ -12,11 +12,11 @@ from glann.networks.layers import START_GREY
 
 
 class ModulatedDecoder(nn.Module):
-    """Residual blocks from 4 px to half the size, each steered by the latent; a pixel shuffle ends it.
+    """Residual blocks from 4 px to half the size, modulated by the latent, then a pixel shuffle.
 
-    The latent scales and shifts every block's features (FiLM, arXiv:1709.07871), so that it decides at all
-    resolutions, not only at 4 px. The last doubling is a pixel shuffle (arXiv:1609.05158): a feature vector
-    draws 2 x 2 pixels, which costs a quarter of convolutions at full resolution.
+    The latent scales and shifts the features of every block (FiLM, arXiv:1709.07871), so it has an effect at
+    all resolutions, not only at 4 px. The last doubling is a pixel shuffle (arXiv:1609.05158): each feature
+    vector draws 2 x 2 pixels, at a quarter of the cost of convolutions at full resolution.
     """
 
     def __init__(self, latent_dim: int, size: int, channels: int, config: Decoder):
@@ -45,14 +45,14 @@ class ModulatedDecoder(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """x + conv(silu((1 + scale) * conv(silu(x)) + shift)), scale and shift from the latent."""
+    """x + conv(silu((1 + scale) * conv(silu(x)) + shift)), with scale and shift from the latent."""
 
     def __init__(self, width: int, style_dim: int):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.modulation = nn.Linear(style_dim, 2 * width)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        # Residual branches start small, so that depth needs no normalisation (arXiv:1901.09321).
+        # Residual branches start small, so deep networks need no normalisation (arXiv:1901.09321).
         self.second.init_scale = 0.1  # type: ignore[assignment]
         self.modulation.init_scale = 0.5  # type: ignore[assignment]
 

@@ -24,17 +24,17 @@ class DecoderArchitecture(Section):
     size: int
     channels: Literal[1, 3]
     latents: str = Field("", pattern="^([0-9a-f]{64})?$")
-    """SHA-256 of the latents.npy that was made with it"""
+    """SHA-256 of the latents.npy that was trained with it"""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
         if self.size not in SIZES_MADE[self.config.kind]:
-            raise ValueError(f"size: {self.config.kind} makes no {self.size} px")
+            raise ValueError(f"size: {self.config.kind} cannot make {self.size} px")
         return self
 
 
 class DecoderNetwork(nn.Module):
-    """A decoder that knows its architecture; untrained, its weights are drawn by `initialize`."""
+    """One of `NETWORKS` with its architecture. Its initial weights are drawn by `initialize`."""
 
     def __init__(self, architecture: DecoderArchitecture):
         super().__init__()
@@ -53,12 +53,12 @@ class DecoderNetwork(nn.Module):
         path
             The file.
         latents
-            SHA-256 of the latents.npy beside it, if there is one; both are of use only together.
+            SHA-256 of the latents.npy that belongs to this decoder, if there is one.
         """
         architecture = self.architecture.model_copy(update={"latents": latents or self.architecture.latents})
         save_tensors(path, self.state_dict(), architecture.model_dump())
 
     @classmethod
     def load(cls, path: str | Path) -> "DecoderNetwork":
-        """Read what `save` wrote, in evaluation mode."""
+        """Read a file written by `save`; the network is in evaluation mode."""
         return load_network(path, lambda config: cls(DecoderArchitecture.model_validate(config))).eval()

@@ -19,8 +19,8 @@ class Decoder(Section):
     """The network from latents to images."""
 
     kind: Literal["infogan", "dcgan", "residual"] = "residual"
-    """infogan (the paper's, 28 and 32 px), dcgan (64 px and up), residual (16 to 1024 px)"""
+    """infogan (from the paper, 28 and 32 px), dcgan (64 to 1024 px) or residual (16 to 1024 px)"""
     width: int = Field(32, ge=4, le=1024)
-    """channels at the highest resolution; lower resolutions have more (the papers: 64)"""
+    """channels at the highest resolution; lower resolutions have more (in the papers: 64)"""
     batch_norm: bool = True
-    """batch normalisation in infogan and dcgan (the paper: off for cifar10); residual has none"""
+    """for infogan and dcgan: use batch normalisation (in the paper: all but cifar10)"""

@@ -62,7 +62,7 @@ class MappingNetwork(nn.Module):
         self.register_buffer("shift", torch.zeros(a.latent_dim))
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("on_sphere", torch.zeros((), dtype=torch.bool))
-        # torch.eye would import torch's compiler on the meta device, two seconds.
+        # On the meta device, torch.eye would import torch's compiler, which takes two seconds.
         self.register_buffer("matrix", torch.zeros(a.latent_dim, a.latent_dim).fill_diagonal_(1))
         self.register_buffer("offset", torch.zeros(a.latent_dim))
         if a.anchors:
