@@ -119,7 +119,7 @@ def test_other_files_are_refused_as_inception_weights_in_one_line(run, tmp_path,
         # Path is a class: torch-fidelity's own loading would call it.
         torch.save({"list": [1], "tensors": {"a": torch.ones(2)}, "code": Path("x")}[content], path)
     with pytest.raises(
-        GlannError, match=r"weights\.pth: not torch-fidelity's Inception weights; fetch http"
+        GlannError, match=r"weights\.pth: not torch-fidelity's Inception weights; download http"
     ) as e:
         feature_network("inception", str(path), blobs(2), run)
     assert "\n" not in str(e.value)

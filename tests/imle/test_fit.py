@@ -391,7 +391,7 @@ def test_a_run_stopped_while_it_is_calibrated_goes_on_there_and_ends_the_same(
             time.sleep(0.005)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match="the same command goes on"), stop_signals():
+    with pytest.raises(Stopped, match="run the same command to continue"), stop_signals():
         threading.Thread(target=ask_to_stop_when_trained).start()
         fit_imle(latents, config, 0, run, checkpoints)
         pytest.fail("calibration did not stop")

@@ -199,7 +199,7 @@ def test_the_pipelines_own_pictures_are_refused(tmp_path, monkeypatch, path, dat
         (tmp_path / "project/data").symlink_to(tmp_path / "elsewhere")
     line = stop(config("folder", path), tmp_path / "out")
     assert line.startswith(f"prepare.path: {path} ")
-    assert "its own results; name pictures of yours elsewhere, e.g. data/raw" in line
+    assert "its results; use pictures of your own elsewhere, e.g. data/raw" in line
 
 
 def test_the_pipelines_own_arrays_are_refused(tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_the_pipelines_own_arrays_are_refused(tmp_path, monkeypatch):
     (tmp_path / "linked.npy").symlink_to(tmp_path / "project/data/prepare/images.npy")
     for path in ("data/prepare/images.npy", tmp_path / "linked.npy"):
         line = stop(config("npy", path), tmp_path / "out")
-        assert "is in data/prepare, where the pipeline puts its own results" in line
+        assert "is in data/prepare, where the pipeline puts its results" in line
 
 
 def test_pictures_beside_the_results_and_in_folders_like_them_are_taken(tmp_path, monkeypatch):

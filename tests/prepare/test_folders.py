@@ -79,7 +79,7 @@ def test_too_few_good_images_are_reported_as_such(tmp_path):
     fill(tmp_path / "in", 5)
     (tmp_path / "in/bad.png").write_bytes(b"")
     line = stop(config("folder", tmp_path / "in", holdout=5, max_bad_fraction=1.0), tmp_path / "out")
-    assert line.startswith("prepare.holdout: 5 images are to be held out and there are only 5")
+    assert line.startswith("prepare.holdout: 5 images are to be held out, but there are only 5")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
@@ -137,7 +137,7 @@ def test_a_missing_path_is_one_line(tmp_path, source):
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "in").write_text("text")
     line = stop(config("folder", tmp_path / "in"), tmp_path / "out")
-    assert line.endswith("in: Not a directory; name the folder that it is in")
+    assert line.endswith("in: Not a directory; name the folder that holds it")
 
 
 def test_the_other_source_is_named_where_the_path_is_one_for_it(tmp_path):

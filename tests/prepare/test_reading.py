@@ -210,7 +210,7 @@ def test_formats_that_start_other_programs_or_are_no_pictures_are_named_and_not_
     _, _, dataset = run(config("folder", tmp_path / "in", max_bad_fraction=0.9), tmp_path / "out")
     kinds = ("EPS", "EPS", "HEIC", "PDF", "SVG")
     assert [file["reason"] for file in dataset["bad_files"]] == [
-        *(f"{kind} is not read: convert it to PNG" for kind in kinds),
+        *(f"{kind} cannot be read: convert it to PNG" for kind in kinds),
         "not an image file",
     ]
     assert not (tmp_path / "started").exists()

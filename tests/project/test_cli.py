@@ -108,7 +108,7 @@ SAMPLE = ("sample", "--generator", "g.safetensors", "--out")
         ([*SAMPLE, "g.safetensors/a.png"], "g.safetensors/a.png: could not be written (Not a directory)"),
         ([*SAMPLE, "/proc/a.png"], "/proc/a.png: could not be written"),
         ([*SAMPLE, "/proc/folder"], "/proc/folder: could not be written"),
-        ([*SAMPLE, "g"], "--out g: a file that is there already"),
+        ([*SAMPLE, "g"], "--out g: this file exists already"),
         ([*SAMPLE, b"\xff.jpg".decode("utf-8", "surrogateescape")], "--out \\udcff.jpg: use a name"),
         ([*SAMPLE, "\x1b[31m.jpg"], "--out \\x1b[31m.jpg: use a name"),
         ([*SAMPLE, "9" * 300 + ".png"], "File name too long"),

@@ -192,8 +192,8 @@ def different(n: int) -> np.ndarray:
 
 
 DEGENERATE = {
-    "one image": (different(1), "prepare.holdout: 2 images are to be held out and there are only 1"),
-    "two images": (different(2), "prepare.holdout: 2 images are to be held out and there are only 2"),
+    "one image": (different(1), "prepare.holdout: 2 images are to be held out, but there are only 1"),
+    "two images": (different(2), "prepare.holdout: 2 images are to be held out, but there are only 2"),
     "three images": (different(3), "glo: needs two or more images"),
     "two to train on": (different(4), None),
     "all identical": (np.repeat(different(1), 20, axis=0), None),

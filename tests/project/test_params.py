@@ -133,7 +133,7 @@ def test_merges_that_grow_without_end_are_refused(tmp_path: Path):
     (tmp_path / "params.yaml").write_text("\n".join(["a0: &a0 {x: 1}", *layers]))
     signal.alarm(5)
     try:
-        with pytest.raises(GlannError, match="line 5: not YAML: << brings in more than 1000 keys"):
+        with pytest.raises(GlannError, match="line 5: not YAML: << merges more than 1000 keys"):
             load_params(tmp_path / "params.yaml")
     finally:
         signal.alarm(0)

@@ -113,7 +113,7 @@ WRONG = [
     ({"prepare": {"resolution": 24}}, "prepare.resolution: 24 px, but residual decoders make"),
     ({"glo": {"epoch": 3}}, "glo.epoch: unknown key"),
     ({"glo": {"loss": {"kind": "perceptual", "weights": "no.pth"}}}, "no.pth: no such file"),
-    ({"imle": {"index": "Flatter"}}, "imle.index: 'Flatter' is none of the index strings known here"),
+    ({"imle": {"index": "Flatter"}}, "imle.index: 'Flatter' is not one of the known index strings"),
     ({"evaluate": {"features": "vgg", "weights": "no.safetensors"}}, "no.safetensors: no such file"),
 ]
 

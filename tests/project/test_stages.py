@@ -251,7 +251,7 @@ def test_a_file_that_is_damaged_but_not_in_the_cache_is_taken_from_there(project
     damage(output)
     result = dvc(project, "repro", "--force", "--single-item", "sample")
     assert (
-        "DVC's cache has it undamaged; run: rm data/imle/generator.safetensors && dvc checkout"
+        "DVC's cache has an undamaged copy; run: rm data/imle/generator.safetensors && dvc checkout"
         in result.stderr
     )
     output.unlink()

@@ -130,7 +130,7 @@ def test_a_killed_process_ends_the_run_with_one_line(shapes: np.ndarray, tmp_pat
     killed = time.monotonic()
     assert process.wait(30) == 1 and time.monotonic() - killed < 30
     said = [line for line in process.stderr.read().splitlines() if not line.startswith("glo:")]
-    assert len(said) == 1 and re.match(r"glann: process 1 was ended by SIGKILL", said[0]), said
+    assert len(said) == 1 and re.match(r"glann: process 1 was killed by SIGKILL", said[0]), said
     assert not list(folder.glob("data/glo/*"))
 
 

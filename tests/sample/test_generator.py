@@ -176,7 +176,7 @@ def test_what_is_no_image_is_not_saved(name: str, tmp_path: Path):
         (images[0], r"found uint8 \[16, 16, 3\]"),
         (images[..., :2], r"found uint8 \[2, 16, 16, 2\]"),
         (images[:0], r"found uint8 \[0, 16, 16, 3\]"),
-        ([], "there are none to save"),
+        ([], "there are no images to save"),
     ):
         with pytest.raises(GlannError, match=message):
             save_images(wrong, tmp_path / name)

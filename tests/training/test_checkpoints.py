@@ -93,7 +93,7 @@ def test_a_stop_signal_finishes_the_step_and_saves(number: signal.Signals, train
 
     expected, history = train(None)
     with (
-        pytest.raises(Stopped, match=r"stopped, checkpoint in .*; the same command goes on") as stopped,
+        pytest.raises(Stopped, match=r"stopped, checkpoint in .*; run the same command to") as stopped,
         stop_signals(),
     ):
         train(Signalled(tmp_path, "test", "a run", minutes=60))
@@ -106,7 +106,7 @@ def test_a_stop_signal_finishes_the_step_and_saves(number: signal.Signals, train
 
 
 def test_a_signal_that_no_step_answers_keeps_the_next_stage_from_starting():
-    with pytest.raises(Stopped, match="the same command goes on from here"), stop_signals():
+    with pytest.raises(Stopped, match="run the same command to continue from here"), stop_signals():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -219,7 +219,7 @@ def test_what_a_killed_run_left_half_written_and_other_things_among_checkpoints_
     train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
     assert not left.exists() and other.exists() and checkpoints.path.is_file()
     checkpoints.path.unlink()
-    checkpoints.path.mkdir()  # there is no room for a checkpoint: training goes on without
+    checkpoints.path.mkdir()  # there is no room for a checkpoint: training continues without
     assert len(train_glo(shapes, Glo(**GLO), 0, run, checkpoints).history) == 3
 
 
@@ -269,7 +269,7 @@ def test_training_goes_on_where_no_checkpoint_can_be_written(
     result = train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
     assert len(result.history) == 3
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and "training goes on without" in said[0]
+    assert len(said) == 1 and "training continues without" in said[0]
 
 
 def test_a_signal_is_answered_also_where_no_checkpoint_can_be_written(
