@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from glann.imle.matching import Matching
 from glann.runtime.compute import Execution, execution
 from glann.runtime.settings import Compute
 from glann.runtime.tensors import save_tensors
@@ -24,8 +25,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Draws without a generator of their own are the same in every run, in any order of tests."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
 @pytest.fixture
-def run() -> Execution:
+def cpu() -> Execution:
     return execution(Compute(device="cpu", precision="float32", threads=1))
 
 
@@ -60,3 +68,13 @@ def real_vgg() -> str:
     if not path:
         pytest.skip("GLANN_VGG_WEIGHTS names no VGG-16 weights file")
     return path
+
+
+@pytest.fixture
+def no_matching(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused, or was finished, must not come to the first search."""
+
+    def too_late(*_: object) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(Matching, "renew", too_late)

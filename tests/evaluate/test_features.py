@@ -44,17 +44,17 @@ def blobs(n, size=48, channels=3, seed=0):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pixel_features_keep_the_distances_of_small_images(run, channels):
+def test_pixel_features_keep_the_distances_of_small_images(cpu, channels):
     images = blobs(40, 16, channels)
-    features = extract(feature_network("pixels", None, images, run), images, "test")
+    features = extract(feature_network("pixels", None, images, cpu), images, "test")
     assert features.shape == (40, 39)  # 40 images span 39 directions
     assert features.dtype == torch.float32
     flat = torch.from_numpy(images.reshape(40, -1)).double() / 255
     assert torch.allclose(torch.pdist(features.double()), torch.pdist(flat), rtol=1e-5)
 
 
-def test_pixel_features_are_fitted_to_the_reference_and_then_fixed(run):
-    network = feature_network("pixels", None, blobs(100), run)
+def test_pixel_features_are_fitted_to_the_reference_and_then_fixed(cpu):
+    network = feature_network("pixels", None, blobs(100), cpu)
     others = blobs(70, seed=1)
     features = extract(network, others, "test")
     assert features.shape == (70, 64)
@@ -62,11 +62,11 @@ def test_pixel_features_are_fitted_to_the_reference_and_then_fixed(run):
     assert torch.allclose(extract(network, others[65:], "test"), features[65:], atol=1e-6)
 
 
-def test_features_of_a_memory_mapped_file_are_those_of_the_array(run, tmp_path):
+def test_features_of_a_memory_mapped_file_are_those_of_the_array(cpu, tmp_path):
     images = blobs(70)
     save_npy(tmp_path / "images.npy", images)
     mapped = load_npy(tmp_path / "images.npy", mmap=True)
-    network = feature_network("pixels", None, mapped, run)
+    network = feature_network("pixels", None, mapped, cpu)
     assert torch.equal(extract(network, mapped, "test"), extract(network, images, "test"))
 
 
@@ -78,9 +78,9 @@ def test_thumbnails_are_the_means_of_areas():
 
 
 @pytest.mark.filterwarnings("error")
-def test_two_reference_images_are_enough_for_pixels_even_equal_ones(run):
+def test_two_reference_images_are_enough_for_pixels_even_equal_ones(cpu):
     for images in (blobs(2), blobs(1).repeat(2, axis=0)):
-        features = extract(feature_network("pixels", None, images, run), images, "test")
+        features = extract(feature_network("pixels", None, images, cpu), images, "test")
         assert features.shape == (2, 1)
         assert features.isfinite().all()
 
@@ -95,13 +95,13 @@ def test_auto_takes_inception_only_where_its_weights_are(tmp_path, monkeypatch):
     assert choose_kind("auto", None) == "inception"
 
 
-def test_inception_reads_torch_fidelitys_weights(run, tmp_path):
+def test_inception_reads_torch_fidelitys_weights(cpu, tmp_path):
     # The true weights are 90 MB on GitHub; random ones of the same shapes take the same way in.
     path = tmp_path / "inception.pth"
     torch.save({}, path)
     torch.save(Untrained("untrained", ["2048"], feature_extractor_weights_path=path).state_dict(), path)
     before = torch.random.get_rng_state()
-    network = feature_network("inception", str(path), blobs(2), run)
+    network = feature_network("inception", str(path), blobs(2), cpu)
     assert torch.equal(torch.random.get_rng_state(), before)
     grey = blobs(2, channels=1)
     features = extract(network, grey, "test")
@@ -111,7 +111,7 @@ def test_inception_reads_torch_fidelitys_weights(run, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", "list", "tensors", "code"])
-def test_other_files_are_refused_as_inception_weights_in_one_line(run, tmp_path, content):
+def test_other_files_are_refused_as_inception_weights_in_one_line(cpu, tmp_path, content):
     path = tmp_path / "weights.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -121,27 +121,27 @@ def test_other_files_are_refused_as_inception_weights_in_one_line(run, tmp_path,
     with pytest.raises(
         GlannError, match=r"weights\.pth: not torch-fidelity's Inception weights; download http"
     ) as e:
-        feature_network("inception", str(path), blobs(2), run)
+        feature_network("inception", str(path), blobs(2), cpu)
     assert "\n" not in str(e.value)
 
 
-def test_downloaded_weights_that_are_damaged_are_to_be_deleted(run, tmp_path, monkeypatch):
+def test_downloaded_weights_that_are_damaged_are_to_be_deleted(cpu, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     inception_cache().parent.mkdir(parents=True)
     inception_cache().write_bytes(b"cut short")
     with pytest.raises(GlannError, match=r"\.pth: damaged; delete it"):
-        feature_network("inception", None, blobs(2), run)
+        feature_network("inception", None, blobs(2), cpu)
 
 
-def test_a_missing_weights_file_is_named(run):
+def test_a_missing_weights_file_is_named(cpu):
     with pytest.raises(GlannError, match=r"evaluate\.weights: nowhere\.pth: no such file"):
-        feature_network("inception", "nowhere.pth", blobs(2), run)
+        feature_network("inception", "nowhere.pth", blobs(2), cpu)
 
 
 @needs_vgg
 @pytest.mark.parametrize("size", [16, 48, 300])
-def test_vgg_features_tell_images_apart_at_every_size(run, size):
-    network = feature_network("vgg", VGG_WEIGHTS, blobs(2), run)
+def test_vgg_features_tell_images_apart_at_every_size(cpu, size):
+    network = feature_network("vgg", VGG_WEIGHTS, blobs(2), cpu)
     images = blobs(3, size)
     features = extract(network, images, "test")
     assert features.shape == (3, 512)
@@ -152,8 +152,8 @@ def test_vgg_features_tell_images_apart_at_every_size(run, size):
 
 
 @needs_vgg
-def test_grey_images_have_the_vgg_features_of_their_rgb_copies(run):
-    network = feature_network("vgg", VGG_WEIGHTS, blobs(2), run)
+def test_grey_images_have_the_vgg_features_of_their_rgb_copies(cpu):
+    network = feature_network("vgg", VGG_WEIGHTS, blobs(2), cpu)
     grey = blobs(2, channels=1)
     assert torch.allclose(network(grey), network(grey.repeat(3, axis=-1)), rtol=1e-4, atol=1e-4)
 

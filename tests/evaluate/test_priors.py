@@ -50,21 +50,21 @@ def test_all_but_a_gaussian_keep_two_groups_apart(drawn: dict[str, Tensor], kind
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_latents_are_enough_for_gaussians_and_refused_by_flows(kind: str, run: Execution):
+def test_two_latents_are_enough_for_gaussians_and_refused_by_flows(kind: str, cpu: Execution):
     latents = two_caps(2)
     if kind in {"gaussian", "mixture"}:
-        assert draw_prior(kind, latents, 10, 0, Evaluate(), run).isfinite().all()
+        assert draw_prior(kind, latents, 10, 0, Evaluate(), cpu).isfinite().all()
     else:
         with pytest.raises(GlannError, match=rf"evaluate\.priors: {kind} needs 4 or more latents"):
-            draw_prior(kind, latents, 10, 0, Evaluate(), run)
+            draw_prior(kind, latents, 10, 0, Evaluate(), cpu)
 
 
-def test_latents_that_are_all_equal_are_drawn_or_refused(run: Execution, monkeypatch: pytest.MonkeyPatch):
+def test_latents_that_are_all_equal_are_drawn_or_refused(cpu: Execution, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(glann.evaluate.priors, "STEPS", 60)
     equal = F.normalize(torch.ones(60, 4), dim=1)
     for kind in KINDS:
         try:
-            rows = draw_prior(kind, equal, 10, 0, Evaluate(), run)
+            rows = draw_prior(kind, equal, 10, 0, Evaluate(), cpu)
         except GlannError as error:
             assert "evaluate.priors" in str(error)
         else:

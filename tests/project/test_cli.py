@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
+from glann.images.png import grid
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import Decoder
 from glann.networks.layers import initialize
@@ -86,6 +88,25 @@ def test_a_mapping_is_fitted_to_latents_a_user_brings(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     architecture = MappingNetwork.load(tmp_path / "mapping.safetensors").architecture
     assert (architecture.noise_dim, architecture.latent_dim) == (3, 6)
+
+
+def test_samples_at_the_command_line_are_those_of_the_library(tmp_path: Path):
+    save_generator(tmp_path / "g.safetensors")
+    expected = Generator.load(tmp_path / "g.safetensors", Compute(device="cpu", threads=1)).sample(
+        70, seed=3, truncation=0.8
+    )
+    options = ["--count", "70", "--seed", "3", "--truncation", "0.8", "--device", "cpu", "--threads", "1"]
+    for out in ("a.npy", "a.png", "folder"):
+        result = glann("sample", "--generator", "g.safetensors", "--out", out, *options, cwd=tmp_path)
+        assert result.returncode == 0 and result.stdout == "", result.stderr
+        assert result.stderr.splitlines()[-1] == f"70 images in {out}"
+    assert (np.load(tmp_path / "a.npy") == expected).all()
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == grid(expected)).all()
+    files = sorted((tmp_path / "folder").iterdir())
+    assert [file.name for file in files] == [f"{i:05d}.png" for i in range(70)]
+    assert all(
+        (np.asarray(Image.open(file)) == image).all() for file, image in zip(files, expected, strict=True)
+    )
 
 
 SAMPLE = ("sample", "--generator", "g.safetensors", "--out")

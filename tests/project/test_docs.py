@@ -41,8 +41,8 @@ FILE = re.compile(r"\.(damaged|json|lock|md|npy|png|pth|py|safetensors|yaml)$")
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_the_python_of_a_page_runs_as_one_program(page: Path, checked: int, run: Execution, tmp_path: Path):
-    tiny_generator(run).save(tmp_path / "data/imle/generator.safetensors")  # README presumes a finished run
+def test_the_python_of_a_page_runs_as_one_program(page: Path, checked: int, cpu: Execution, tmp_path: Path):
+    tiny_generator(cpu).save(tmp_path / "data/imle/generator.safetensors")  # README presumes a finished cpu
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     text = program(page)
     assert text.count("check_") - CHECKS.count("check_") >= checked
@@ -127,12 +127,12 @@ def test_what_a_page_names_beside_an_idea_is_in_the_code(page: Path):
 TOOLS = {"torchrun"}
 
 
-def tiny_generator(run: Execution) -> Generator:
+def tiny_generator(cpu: Execution) -> Generator:
     mapping = MappingNetwork(MappingArchitecture(config=Mapping(width=8, depth=1), noise_dim=4, latent_dim=8))
     decoder = DecoderNetwork(DecoderArchitecture(config=Decoder(width=8), latent_dim=8, size=16, channels=3))
     for network in (mapping, decoder):
         initialize(network, stream(0, "tiny"))
-    return Generator(mapping, decoder, run)
+    return Generator(mapping, decoder, cpu)
 
 
 def python(text: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from pages import PAGES, Command, commands
 from PIL import Image
 from ruamel.yaml import YAML
 from test_docs import check_value, keys
-from test_pipeline import TINY
+from tiny_pipeline import TINY
 
 from benchmarks.clone import change, clone_to
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from test_processes import project, wait_for
 from torch import nn
+from training_project import project, wait_for
 
 from benchmarks import kills, mutate
 from benchmarks.clone import clone_to, output_digests
@@ -131,7 +131,7 @@ def test_thousands_of_changed_files_are_read_or_refused():
 
 
 @pytest.mark.parametrize("kind", ["residual", "infogan", "dcgan"])
-def test_activations_are_counted_without_making_any(kind: str, run: Execution):
+def test_activations_are_counted_without_making_any(kind: str, cpu: Execution):
     size = 32 if kind != "dcgan" else 64
     architecture = DecoderArchitecture(
         config=Decoder(kind=kind, width=8), latent_dim=6, size=size, channels=3
@@ -147,19 +147,19 @@ def test_activations_are_counted_without_making_any(kind: str, run: Execution):
         decoder(torch.randn(10, 6, requires_grad=True))
     own = {p.data_ptr() for p in decoder.parameters()}
     real = sum(nbytes for pointer, nbytes in kept.items() if pointer not in own)
-    assert activation_bytes(decoder, (10, 6), run) == pytest.approx(real, rel=0.1)
+    assert activation_bytes(decoder, (10, 6), cpu) == pytest.approx(real, rel=0.1)
 
 
-def test_what_cannot_fit_is_refused_before_the_work_begins(run: Execution):
+def test_what_cannot_fit_is_refused_before_the_work_begins(cpu: Execution):
     images = np.broadcast_to(np.zeros((1, 1024, 1024, 3), np.uint8), (100_000, 1024, 1024, 3))
     config = Glo(batch_size=50_000, decoder=Decoder(width=256))
     start = time.monotonic()
     with pytest.raises(
         GlannError, match=r"glo: needs about \d+\.\d GiB of memory on cpu and .*lower glo\.batch"
     ):
-        train_glo(images, config, 0, run)
+        train_glo(images, config, 0, cpu)
     assert time.monotonic() - start < 20
-    check_memory("glo", 1000, run, "nothing")
+    check_memory("glo", 1000, cpu, "nothing")
 
 
 def test_memory_that_runs_out_all_the_same_is_one_line(shapes: np.ndarray, tmp_path: Path):
@@ -204,7 +204,7 @@ DEGENERATE = {
 
 @pytest.mark.parametrize(("images", "refusal"), DEGENERATE.values(), ids=DEGENERATE.keys())
 def test_degenerate_images_are_trained_on_or_refused_in_one_line(
-    images: np.ndarray, refusal: str | None, run: Execution, tmp_path: Path
+    images: np.ndarray, refusal: str | None, cpu: Execution, tmp_path: Path
 ):
     np.save(tmp_path / "images.npy", images)
     params = Params(
@@ -219,8 +219,8 @@ def test_degenerate_images_are_trained_on_or_refused_in_one_line(
     def pipeline() -> None:
         prepare(params.prepare, 0, tmp_path)
         train, holdout = load_npy(tmp_path / "images.npy"), load_npy(tmp_path / "holdout.npy")
-        glo = train_glo(train, params.glo, 0, run)
-        generator = Generator(fit_imle(glo.latents, params.imle, 0, run).mapping, glo.decoder, run)
+        glo = train_glo(train, params.glo, 0, cpu)
+        generator = Generator(fit_imle(glo.latents, params.imle, 0, cpu).mapping, glo.decoder, cpu)
         assert generator.sample(5).shape == (5, 16, 16, 3)
         evaluate(
             params,

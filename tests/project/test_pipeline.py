@@ -1,38 +1,16 @@
 """Real `dvc repro` in a clone, with tiny settings. The tests build on each other, in order."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_pipeline import TINY, dvc, repro
 
 from benchmarks.clone import change, clone_to, output_digests
-from benchmarks.clone import dvc as start_dvc
+from glann.evaluate.comparison import COLUMNS
 from glann.runtime.files import STAGES
-
-TINY = {
-    "compute": {"device": "cpu", "precision": "float32", "threads": 1, "checkpoint_minutes": 0},
-    "prepare": {"count": 72, "resolution": 16, "holdout": 24},
-    "glo": {"latent_dim": 8, "decoder": {"width": 8}, "epochs": 2, "batch_size": 16},
-    "imle": {"noise_dim": 4, "mapping": {"width": 16, "depth": 1}, "epochs": 2},
-    "sample": {"count": 5, "interpolations": 2, "interpolation_steps": 3},
-    "evaluate": {"features": "pixels", "count": 32, "mixture_components": 2},
-}
-
-
-def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    with start_dvc(folder, *arguments) as process:
-        out, err = process.communicate()
-    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-
-def repro(folder: Path, *arguments: str) -> list[str]:
-    """Run `dvc repro` and return the stages that it ran."""
-    result = dvc(folder, "repro", *arguments)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return [stage for stage in STAGES if f"Running stage '{stage}'" in result.stdout]
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +35,8 @@ def test_dvc_repro_runs_every_stage_and_makes_every_artifact(project: Path):
         assert Image.open(project / f"data/{name}.png").size[0] > 16
     metrics = json.loads((project / "data/evaluate/metrics.json").read_text())
     rows = ("train", "reconstructions", "glann", "glo_gaussian", "glo_mixture")
-    columns = {"frechet", "kid", "precision", "recall", "density", "coverage", "f8", "f1_8"}
     assert metrics["features"] == "pixels"
-    assert all(set(metrics[row]) == columns for row in rows)
+    assert all(set(metrics[row]) == set(COLUMNS) for row in rows)
     novelty = json.loads((project / "data/evaluate/plots/novelty.json").read_text())
     assert [point["percent"] for point in novelty] == [*range(101)]
     assert 0 < novelty[50]["holdout"] < novelty[100]["holdout"] and novelty[50]["glann"] > 0

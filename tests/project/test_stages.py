@@ -17,7 +17,7 @@ import pytest
 from preparing import fill
 from ruamel.yaml import YAML
 from stages.running import Stage, _differences
-from test_pipeline import TINY, dvc, repro
+from tiny_pipeline import TINY, dvc, repro
 
 from benchmarks.clone import change, clone_to, output_digests
 from benchmarks.clone import dvc as start_dvc
@@ -89,9 +89,9 @@ def set_epochs(project: Path) -> Callable[[], None]:
 
 
 def edit_code(project: Path) -> Callable[[], None]:
-    before = (project / "glann/mapping.py").read_text()
-    (project / "glann/mapping.py").write_text(before + "\n# edited\n")
-    return lambda: (project / "glann/mapping.py").write_text(before)
+    before = (project / "glann/networks/mappings/network.py").read_text()
+    (project / "glann/networks/mappings/network.py").write_text(before + "\n# edited\n")
+    return lambda: (project / "glann/networks/mappings/network.py").write_text(before)
 
 
 def touch_input(project: Path) -> Callable[[], None]:
@@ -105,7 +105,7 @@ def touch_input(project: Path) -> Callable[[], None]:
     ("edit", "named", "epochs"),  # another number each: DVC would restore what it has seen
     [
         (set_epochs, "imle.epochs", 501),
-        (edit_code, "glann/mapping.py", 502),
+        (edit_code, "glann/networks/mappings/network.py", 502),
         (touch_input, "data/glo/latents.npy", 503),
     ],
     ids=["settings", "code", "input"],
@@ -132,15 +132,15 @@ def test_what_changes_while_a_stage_runs_is_not_recorded_as_what_it_used(
 
 def test_what_a_stage_does_not_use_may_change_while_it_runs(project: Path):
     change(project, {"imle": {"epochs": 500}})
-    code = (project / "glann/evaluate.py").read_text()
+    code = (project / "glann/evaluate/evaluation.py").read_text()
     with start_dvc(project, "repro", "imle") as started:
         wait_for(lambda: [*(project / ".checkpoints").glob("imle-*")])
         change(project, {"sample": {"count": 6}, "compute": {"checkpoint_minutes": 5}})
-        (project / "glann/evaluate.py").write_text(code + "\n# edited\n")
-        (project / "glann/.#evaluate.py").symlink_to("an editor's lock, which leads nowhere")
+        (project / "glann/evaluate/evaluation.py").write_text(code + "\n# edited\n")
+        (project / "glann/imle/.#fit.py").symlink_to("an editor's lock, which leads nowhere")
         _, said = started.communicate()
-    (project / "glann/evaluate.py").write_text(code)
-    (project / "glann/.#evaluate.py").unlink()
+    (project / "glann/evaluate/evaluation.py").write_text(code)
+    (project / "glann/imle/.#fit.py").unlink()
     assert started.returncode == 0, said
 
 

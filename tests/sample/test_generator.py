@@ -27,14 +27,14 @@ from glann.sample.settings import Sample
 
 
 @pytest.fixture
-def generator(run: Execution) -> Generator:
+def generator(cpu: Execution) -> Generator:
     mapping = MappingNetwork(
         MappingArchitecture(config=Mapping(width=16, depth=1), noise_dim=4, latent_dim=8)
     )
     decoder = DecoderNetwork(DecoderArchitecture(config=Decoder(width=8), latent_dim=8, size=16, channels=3))
     initialize(mapping, stream(0, "mapping"))
     initialize(decoder, stream(0, "decoder"))
-    return Generator(mapping, decoder, run)
+    return Generator(mapping, decoder, cpu)
 
 
 def test_equal_seeds_give_equal_pictures_and_the_first_of_more_are_the_same(generator: Generator):

@@ -17,8 +17,10 @@ from glann.glo.train import train_glo
 from glann.imle.fit import fit_imle
 from glann.imle.settings import Imle
 from glann.runtime.checkpoint_files import remove_finished, stored
-from glann.runtime.compute import Execution
+from glann.runtime.code import AT_START, PACKAGE
+from glann.runtime.compute import Execution, execution
 from glann.runtime.randomness import stream
+from glann.runtime.settings import Compute
 from glann.runtime.signals import Stopped, stop_signals
 from glann.runtime.tensors import load_tensors, save_tensors
 from glann.training.checkpoints import Checkpoints
@@ -51,7 +53,7 @@ def weights(network: nn.Module) -> Tensor:
 
 
 @pytest.fixture(params=["laplacian", "crops", "batch norm", "imle", "imle with batch norm"])
-def train(request: pytest.FixtureRequest, shapes: np.ndarray, run: Execution, random_vgg: str) -> Train:
+def train(request: pytest.FixtureRequest, shapes: np.ndarray, cpu: Execution, random_vgg: str) -> Train:
     images = np.pad(shapes, ((0, 0), (8, 8), (8, 8), (0, 0)))
     changes = {
         "crops": {"loss": {"kind": "perceptual", "levels": 1, "crop": 16, "weights": random_vgg}},
@@ -60,12 +62,12 @@ def train(request: pytest.FixtureRequest, shapes: np.ndarray, run: Execution, ra
     }.get(request.param, {})
 
     def glo(checkpoints: Checkpoints | None) -> tuple[Tensor, list[dict[str, float]]]:
-        result = train_glo(images, Glo(**(GLO | changes)), 0, run, checkpoints)
+        result = train_glo(images, Glo(**(GLO | changes)), 0, cpu, checkpoints)
         return torch.cat([result.latents.flatten().double(), weights(result.decoder)]), result.history
 
     def imle(checkpoints: Checkpoints | None) -> tuple[Tensor, list[dict[str, float]]]:
         latents = torch.randn(48, 6, generator=stream(0, "latents"))
-        result = fit_imle(latents, Imle(**(IMLE | changes)), 0, run, checkpoints)
+        result = fit_imle(latents, Imle(**(IMLE | changes)), 0, cpu, checkpoints)
         return weights(result.mapping), result.history
 
     return imle if request.param.startswith("imle") else glo
@@ -81,6 +83,49 @@ def test_a_run_killed_anywhere_ends_with_the_same_bytes(train: Train, tmp_path: 
             train(killed)
         found, said = train(Checkpoints(tmp_path / str(at), "test", "a run", minutes=0))
         assert torch.equal(found, expected) and said == history, at
+
+
+@pytest.mark.parametrize("stage", ["glo", "imle"])
+def test_a_run_in_bfloat16_killed_anywhere_ends_with_the_same_bytes(
+    stage: str, shapes: np.ndarray, tmp_path: Path
+):
+    half = execution(Compute(device="cpu", precision="bfloat16", threads=1))
+    latents = torch.randn(48, 6, generator=stream(0, "latents"))
+
+    def train(checkpoints: Checkpoints | None) -> Tensor:
+        if stage == "glo":
+            result = train_glo(shapes, Glo(**GLO), 0, half, checkpoints)
+            return torch.cat([result.latents.flatten().double(), weights(result.decoder)])
+        return weights(fit_imle(latents, Imle(**IMLE), 0, half, checkpoints).mapping)
+
+    expected = train(None)
+    for at in (2, 4, 9):  # within the first and the second epoch, and at the end
+        killed = KilledAfter(tmp_path / str(at), "test", "a run", minutes=0)
+        killed.limit = at
+        with pytest.raises(Killed):
+            train(killed)
+        assert torch.equal(train(Checkpoints(tmp_path / str(at), "test", "a run", minutes=0)), expected), at
+
+
+def test_a_checkpoint_belongs_to_the_code_of_its_stage_and_what_that_stands_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def name(stage: str, edited: str = "") -> str:
+        with monkeypatch.context() as patch:
+            if edited:
+                assert (PACKAGE / edited) in AT_START
+                patch.setitem(AT_START, PACKAGE / edited, "other bytes")
+            return Checkpoints(tmp_path, stage, "a run", minutes=0).name
+
+    for edited, stages in {
+        "glo/losses.py": {"glo"},
+        "imle/fit.py": {"imle"},
+        "evaluate/metrics.py": set(),
+        "cli.py": set(),
+        "training/course.py": {"glo", "imle"},
+        "networks/layers.py": {"glo", "imle"},
+    }.items():
+        assert {stage for stage in ("glo", "imle") if name(stage, edited) != name(stage)} == stages, edited
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -178,15 +223,15 @@ ALTERATIONS: dict[str, Callable[[dict[str, Tensor], dict], object]] = {
 
 @pytest.mark.parametrize("alteration", ALTERATIONS)
 def test_an_altered_checkpoint_with_a_right_digest_is_set_aside(
-    alteration: str, shapes: np.ndarray, run: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    alteration: str, shapes: np.ndarray, cpu: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     def glo(checkpoints: Checkpoints | None) -> tuple[Tensor, list[dict[str, float]]]:
-        result = train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
+        result = train_glo(shapes, Glo(**GLO), 0, cpu, checkpoints)
         return torch.cat([result.latents.flatten(), weights(result.decoder)]), result.history
 
     def imle(checkpoints: Checkpoints | None) -> tuple[Tensor, list[dict[str, float]]]:
         latents = torch.randn(48, 6, generator=stream(0, "latents"))
-        result = fit_imle(latents, Imle(**IMLE), 0, run, checkpoints)
+        result = fit_imle(latents, Imle(**IMLE), 0, cpu, checkpoints)
         return weights(result.mapping), result.history
 
     for stage in (glo, imle):
@@ -207,7 +252,7 @@ def test_an_altered_checkpoint_with_a_right_digest_is_set_aside(
 
 
 def test_what_a_killed_run_left_half_written_and_other_things_among_checkpoints_do_no_harm(
-    shapes: np.ndarray, run: Execution, tmp_path: Path
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path
 ):
     checkpoints = Checkpoints(tmp_path, "glo", "one", minutes=60)
     (tmp_path / "a folder.safetensors").mkdir()
@@ -216,11 +261,11 @@ def test_what_a_killed_run_left_half_written_and_other_things_among_checkpoints_
     other = tmp_path / ".glo-of-another-run-0123abcd.safetensors"
     other.write_bytes(b"half")
     assert not any(path.name.startswith("a folder") for path in (kept.path for kept in stored(tmp_path)))
-    train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
+    train_glo(shapes, Glo(**GLO), 0, cpu, checkpoints)
     assert not left.exists() and other.exists() and checkpoints.path.is_file()
     checkpoints.path.unlink()
     checkpoints.path.mkdir()  # there is no room for a checkpoint: training continues without
-    assert len(train_glo(shapes, Glo(**GLO), 0, run, checkpoints).history) == 3
+    assert len(train_glo(shapes, Glo(**GLO), 0, cpu, checkpoints).history) == 3
 
 
 def test_finished_checkpoints_of_runs_in_other_folders_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -244,13 +289,13 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path: Path, capsys: pytest.
 
 
 def test_finished_checkpoints_go_when_the_next_stage_begins(
-    shapes: np.ndarray, run: Execution, tmp_path: Path
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path
 ):
-    train_glo(shapes, Glo(**GLO), 0, run, Checkpoints(tmp_path, "glo", "one", minutes=60))
+    train_glo(shapes, Glo(**GLO), 0, cpu, Checkpoints(tmp_path, "glo", "one", minutes=60))
     killed = KilledAfter(tmp_path, "glo", "two", minutes=0)
     killed.limit = 2
     with pytest.raises(Killed):
-        train_glo(shapes, Glo(**GLO), 0, run, killed)
+        train_glo(shapes, Glo(**GLO), 0, cpu, killed)
     assert sorted(checkpoint.state for checkpoint in stored(tmp_path)) == [
         "epoch 1 of 3, step 2 of 3",
         "finished",
@@ -262,20 +307,20 @@ def test_finished_checkpoints_go_when_the_next_stage_begins(
 
 
 def test_training_goes_on_where_no_checkpoint_can_be_written(
-    shapes: np.ndarray, run: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "file").write_text("no folder")
     checkpoints = Checkpoints(tmp_path / "file", "glo", "one", minutes=0)
-    result = train_glo(shapes, Glo(**GLO), 0, run, checkpoints)
+    result = train_glo(shapes, Glo(**GLO), 0, cpu, checkpoints)
     assert len(result.history) == 3
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and "training continues without" in said[0]
 
 
 def test_a_signal_is_answered_also_where_no_checkpoint_can_be_written(
-    shapes: np.ndarray, run: Execution, tmp_path: Path
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path
 ):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(GlannError, match="stopped, no checkpoint: "), stop_signals():
         os.kill(os.getpid(), signal.SIGINT)
-        train_glo(shapes, Glo(**GLO), 0, run, Checkpoints(tmp_path / "file", "glo", "one", minutes=60))
+        train_glo(shapes, Glo(**GLO), 0, cpu, Checkpoints(tmp_path / "file", "glo", "one", minutes=60))

@@ -1,6 +1,4 @@
-import errno
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -8,38 +6,9 @@ import pytest
 import torch
 
 from glann.errors import DamagedFileError, GlannError
-from glann.runtime.files import STAGES, all_or_none, check_writable, load_json, replacing, save_json
+from glann.runtime.files import all_or_none, check_writable, load_json, replacing, save_json
 from glann.runtime.npy import load_npy, save_npy
-from glann.runtime.randomness import noise_rows, stream, stream_seed
-from glann.runtime.reporting import in_one_line
 from glann.runtime.tensors import load_tensors, save_tensors
-
-
-def test_a_stream_depends_on_its_name_alone():
-    first = torch.randn(5, generator=stream(0, "glo", 3, "order"))
-    torch.randn(100, generator=stream(0, "glo", 2, "order"))
-    assert torch.equal(first, torch.randn(5, generator=stream(0, "glo", 3, "order")))
-    names = [(0, "glo", 3), (1, "glo", 3), (0, "glo", 4), (0, "imle", 3), (0, "glo3")]
-    assert len({stream_seed(*name) for name in names}) == len(names)
-
-
-def test_no_stream_touches_the_global_generators():
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    noise_rows(0, 100, 8, 0, "sample")
-    assert torch.equal(torch_state, torch.get_rng_state())
-    assert np.array_equal(numpy_state, np.random.get_state()[1])
-
-
-@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 64), (63, 65), (64, 64), (100, 199)])
-def test_a_slice_of_the_noise_table_is_the_same_whatever_else_is_drawn(start: int, stop: int):
-    table = noise_rows(0, 200, 3, 7, "sample")
-    assert torch.equal(noise_rows(start, stop, 3, 7, "sample"), table[start:stop])
-
-
-def test_noise_is_standard_normal():
-    noise = noise_rows(0, 20_000, 4, 0, "test")
-    # The mean of 20000 draws has a standard deviation of 0.007, their spread one of 0.005.
-    assert noise.mean(dim=0).abs().max() < 0.03 and (noise.std(dim=0) - 1).abs().max() < 0.03
 
 
 def test_files_come_back_as_written(tmp_path: Path):
@@ -129,30 +98,8 @@ def test_errors_inside_a_folder_that_appears_as_a_whole_name_where_it_will_be(tm
     assert not list((tmp_path / "glo").iterdir())
 
 
-def test_where_memory_runs_out_the_advice_is_the_stages_own():
-    for error in (
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("Error in faiss: cudaMalloc error out of memory"),
-        OSError(errno.ENOMEM, "Cannot allocate memory"),
-    ):
-        for stage in STAGES:
-            line = in_one_line(error, import_module(f"glann.{stage}.settings").LESS_MEMORY)
-            assert line.startswith("memory ran out; ") and f"{stage}." in line
-            assert not any(f"{other}." in line for other in STAGES if other not in (stage, "prepare"))
-        assert in_one_line(error).startswith("memory ran out; draw fewer images")
-    assert in_one_line(RuntimeError("shapes differ")) is None
-
-
 def test_files_have_the_mode_that_the_user_asks_for_and_names_of_any_length(tmp_path: Path):
     path = tmp_path / ("\U0001f600" * 57 + ".safetensors")  # 240 bytes
     save_tensors(path, {"x": torch.ones(1)})
     (tmp_path / "any").touch()
     assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
-
-
-def test_a_message_is_one_line_of_bounded_length_that_leaves_the_terminal_alone():
-    line = in_one_line(GlannError(f"a\nb\x1b[31m\x00 {'x' * 10_000} what to do"))
-    assert line.startswith("a b\\x1b[31m\\x00 xxx") and line.endswith("x what to do")
-    assert len(line) < 1100 and line.isprintable()

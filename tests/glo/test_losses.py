@@ -1,0 +1,94 @@
+"""The reconstruction losses."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+
+from glann.glo.losses import l1, laplacian, reconstruction_loss
+from glann.glo.settings import Loss
+from glann.networks.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16
+from glann.runtime.compute import Execution
+from glann.runtime.randomness import stream
+
+
+def pixels(images: torch.Tensor) -> np.ndarray:
+    """Float [b, c, h, w] in [0, 1] as the images that lie on disk, uint8 [b, h, w, c]."""
+    return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def test_losses_are_zero_for_equal_images_and_positive_otherwise(random_vgg: str, cpu: Execution):
+    images, others = torch.rand(2, 2, 3, 32, 32).mul(255).round() / 255
+    for config in (Loss(kind="l1"), Loss(kind="laplacian"), Loss(kind="perceptual", weights=random_vgg)):
+        loss = reconstruction_loss(config, cpu, pixels(images))
+        assert loss(images, images, torch.arange(2), stream(0, "x")).item() == pytest.approx(0, abs=1e-5)
+        assert loss(images, others, torch.arange(2), stream(0, "x")) > 0.01
+
+
+def test_the_laplacian_loss_is_the_distance_of_the_pyramids():
+    def pyramid(image: np.ndarray) -> list[np.ndarray]:
+        """One channel of one image; scipy blurs, and repeats pixels at the edge as torch's "reflect" does."""
+        levels = []
+        while min(image.shape) >= 8:
+            low = image
+            for axis in (0, 1):
+                low = ndimage.convolve1d(low, np.array([1, 4, 6, 4, 1]) / 16, axis=axis, mode="mirror")
+            low = low[::2, ::2]
+            # Bilinear enlargement: pixel i of the large image lies at (i + 1/2) / 2 - 1/2 of the small one.
+            at = np.mgrid[: image.shape[0], : image.shape[1]] / 2 - 0.25
+            levels.append(image - ndimage.map_coordinates(low, at, order=1, mode="nearest"))
+            image = low
+        return [*levels, image]
+
+    a, b = torch.rand(2, 4, 3, 32, 32)
+    pairs = zip(a.double().flatten(0, 1).numpy(), b.double().flatten(0, 1).numpy(), strict=True)
+    levels = [[np.abs(x - y).mean() for x, y in zip(pyramid(p), pyramid(q), strict=True)] for p, q in pairs]
+    assert laplacian(a, b).item() == pytest.approx(np.mean(levels, axis=0).sum(), rel=1e-5)
+
+
+def test_the_laplacian_loss_charges_blur_more_than_l1_does():
+    ramp = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    noise = torch.randint(0, 2, (1, 1, 32, 32), generator=stream(0, "x")) * 0.1 - 0.05
+    shift = 0.05  # both differ from the ramp by 0.05 at every pixel
+    assert l1(ramp, ramp + noise).item() == pytest.approx(l1(ramp, ramp + shift).item(), rel=1e-4)
+    assert laplacian(ramp, ramp + noise) > 1.2 * laplacian(ramp, ramp + shift)
+
+
+def test_the_perceptual_loss_is_the_papers_sum(random_vgg: str, cpu: Execution):
+    images, targets = torch.rand(2, 2, 1, 32, 32).mul(255).round() / 255
+    network = vgg16(random_vgg, 3)
+    expected = (images - targets).abs().mean()
+    a, b = normalize_for_vgg(images), normalize_for_vgg(targets)
+    for i, layer in enumerate(network):
+        a, b = layer(a), layer(b)
+        if i in LEVEL_ENDS:
+            expected = expected + (a - b).abs().mean()
+    for gib in (0, 1):  # features of the targets computed at each step, and once
+        config = Loss(kind="perceptual", levels=3, weights=random_vgg, cache_gib=gib)
+        loss = reconstruction_loss(config, cpu, pixels(targets.flip(0)))
+        found = loss(images, targets, torch.tensor([1, 0]), stream(0, "x"))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_cropped_perceptual_loss_sees_every_part_in_time(random_vgg: str, cpu: Execution):
+    config = Loss(kind="perceptual", weights=random_vgg, levels=1, crop=16, pixel_weight=0.0)
+    images = torch.rand(1, 1, 32, 32).requires_grad_()
+    loss = reconstruction_loss(config, cpu, pixels(images.detach()))
+    draws = stream(0, "x")
+    for _ in range(40):
+        loss(images, torch.rand(1, 1, 32, 32), torch.arange(1), draws).backward()
+    assert images.grad is not None and (images.grad != 0).all()
+
+
+def test_large_images_are_compared_at_two_scales(random_vgg: str, cpu: Execution):
+    config = Loss(kind="perceptual", weights=random_vgg, levels=1, pixel_weight=0.0)
+    a, b = torch.rand(2, 1, 3, 128, 128)
+    loss = reconstruction_loss(config, cpu, pixels(b))
+    first_level = vgg16(random_vgg, 1)
+    expected = sum(
+        (first_level(normalize_for_vgg(x)) - first_level(normalize_for_vgg(y))).abs().mean()
+        for x, y in ((a, b), (F.avg_pool2d(a, 4), F.avg_pool2d(b, 4)))
+    )
+    found = loss(a, b, torch.arange(1), stream(0, "x"))
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)

@@ -1,0 +1,64 @@
+"""Candidates in blocks, and the nearest of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from small import SMALL, clusters
+
+from glann.imle.fit import fit_imle
+from glann.imle.matching import Matching, NoiseDraws, candidate_count, map_candidates
+from glann.networks.layers import initialize
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.runtime.compute import Execution
+from glann.runtime.randomness import stream
+from glann.training.checkpoints import Checkpoints
+from glann.training.shards import Shard
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1200 candidates come in blocks of 500, 500 and 200."""
+    monkeypatch.setattr("glann.imle.matching.CANDIDATES_AT_ONCE", 500)
+
+
+@pytest.mark.parametrize("index", ["Flat", "IVF4,Flat;nprobe=4"])
+def test_each_latent_gets_the_noise_of_its_nearest_candidate_in_any_block(
+    index: str, small_blocks: None, cpu: Execution
+):
+    config = SMALL.model_copy(update={"index": index})
+    latents = clusters()
+    mapping = MappingNetwork(MappingArchitecture(config=config.mapping, noise_dim=2, latent_dim=2))
+    initialize(mapping, stream(0, "mapping"))
+    matching = Matching(latents, Shard(600, 128), config, seed=5, execution=cpu)
+    matching.renew(mapping, epoch=3)
+
+    draws = NoiseDraws(candidate_count(config, 600), 2, 5, 3, torch.device("cpu"))
+    blocks = [*draws.blocks()]
+    assert [len(block) for block in blocks] == [500, 500, 200]
+    noise = torch.cat(blocks)
+    apart = torch.cdist(latents, map_candidates(mapping, noise, cpu))
+    nearest = apart.min(dim=1)
+    assert len({int(row) // 500 for row in nearest.indices}) == 3  # some are found in each block
+    assert torch.equal(matching.noise, noise[nearest.indices])
+    assert matching.distance == pytest.approx(nearest.values.square().mean().item(), rel=1e-4)
+
+
+def test_a_run_with_several_blocks_resumes_to_the_same_bytes(
+    small_blocks: None, cpu: Execution, tmp_path: Path
+):
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    class KilledOnce(Checkpoints):
+        def save(self, tensors: dict[str, torch.Tensor], position: dict) -> None:
+            super().save(tensors, position)
+            if len(position["history"]) == 1 and position["step"] == 2:
+                raise Killed
+
+    config = SMALL.model_copy(update={"epochs": 4, "refresh": 2})
+    expected = fit_imle(clusters(), config, 0, cpu).mapping.state_dict()
+    with pytest.raises(Killed):
+        fit_imle(clusters(), config, 0, cpu, KilledOnce(tmp_path, "imle", "a run", minutes=0))
+    found = fit_imle(clusters(), config, 0, cpu, Checkpoints(tmp_path, "imle", "a run", minutes=60))
+    assert all(torch.equal(value, expected[name]) for name, value in found.mapping.state_dict().items())

@@ -1,0 +1,67 @@
+"""The course of a training run: losses that go wrong, and what is kept then."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from glann.errors import GlannError
+from glann.training.checkpoints import Checkpoints
+from glann.training.course import Course
+from glann.training.shards import Shard
+
+
+def course_of(
+    stage: str,
+    epochs: int,
+    checkpoints: Checkpoints | None = None,
+    network: nn.Module | None = None,
+    n: int = 4,
+) -> Course:
+    """The course of a run over n rows in batches of 4."""
+    parts = {"network": network or nn.Linear(2, 2)}
+    return Course(stage, "rows", parts, Shard(n, 4), epochs, "constant", checkpoints, "do something")
+
+
+def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
+    network = nn.Linear(2, 2)
+    message = "glo: epoch 1, step 2: the loss is nan; the last good"
+    with pytest.raises(GlannError, match=message), course_of("glo", 1, checkpoints, network, n=8) as course:
+        course.step(torch.ones(()), 4)
+        before = checkpoints.path.read_bytes()
+        nn.init.constant_(network.bias, math.inf)
+        course.step(torch.ones(()), 4)
+    assert checkpoints.path.read_bytes() == before
+
+
+def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "glo", "test", minutes=0)
+    network = nn.Linear(2, 2)
+    message = r"glo: epoch 5: the loss has been more than 10 times its best \(1\)"
+    with pytest.raises(GlannError, match=message), course_of("glo", 9, checkpoints, network) as course:
+        for loss in (2.0, 1.0, 30.0, 40.0, 50.0, 60.0):
+            nn.init.constant_(network.bias, loss)
+            course.step(torch.tensor(loss), 4)
+            course.end_epoch()
+    saved = checkpoints.load()
+    assert saved and (saved[0]["network.bias"] == 1).all() and len(course.history) == 5
+
+
+def test_a_loss_that_jumps_and_comes_back_goes_on():
+    # Near zero a loss may well be ten times its best; after a jump it may take an epoch to come back.
+    with course_of("glo", 9) as course:
+        for loss in (2.0, 0.001, 0.02, 0.03, 0.02, 0.05, 30.0, 40.0, 0.01):
+            course.step(torch.tensor(loss), 4)
+            course.end_epoch()
+    assert [entry["epoch"] for entry in course.history] == [*range(1, 10)]
+
+
+def test_an_infinite_loss_names_the_place_the_last_checkpoint_and_a_remedy(tmp_path: Path):
+    checkpoints = Checkpoints(tmp_path, "imle", "test", minutes=0)
+    message = f"step 2: the loss is inf; the last good checkpoint is {checkpoints.path}; do something"
+    with pytest.raises(GlannError, match=message), course_of("imle", 3, checkpoints, n=8) as course:
+        course.step(torch.ones(()), 4)
+        course.step(torch.tensor(math.inf), 4)
