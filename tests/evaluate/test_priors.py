@@ -59,13 +59,11 @@ def test_two_latents_are_enough_for_gaussians_and_refused_by_flows(kind: str, cp
             draw_prior(kind, latents, 10, 0, Evaluate(), cpu)
 
 
-def test_latents_that_are_all_equal_are_drawn_or_refused(cpu: Execution, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_that_are_all_equal_are_drawn_again(
+    kind: str, cpu: Execution, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(glann.evaluate.priors, "STEPS", 60)
     equal = F.normalize(torch.ones(60, 4), dim=1)
-    for kind in KINDS:
-        try:
-            rows = draw_prior(kind, equal, 10, 0, Evaluate(), cpu)
-        except GlannError as error:
-            assert "evaluate.priors" in str(error)
-        else:
-            assert (rows - equal[:10]).abs().max() < 0.1
+    # A covariance of zero is regularised by 1e-8, so Gaussians draw 1e-4 beside them.
+    assert (draw_prior(kind, equal, 10, 0, Evaluate(), cpu) - equal[:10]).abs().max() < 1e-3

@@ -48,6 +48,7 @@ NOT_RUN = {
     "make repro": ("installs everything; `dvc repro` is run by itself", "make -n repro"),
     "make test": ("these tests themselves", "make -n test"),
     "make bench": ("takes half an hour", "make -n bench"),
+    "git checkout ce15e39": ("a clone for tests has no history", "git checkout --help"),
     "dvc repro --force glo": ("time: it is run for prepare", "dvc repro --dry --force glo"),
     "pip install -e '.[priors]'": ("needs the network", "grep '^priors = ' pyproject.toml"),
     "dvc cache dir DISK/cache": ("moves the cache of the other tests", "dvc cache dir --help"),

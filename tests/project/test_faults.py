@@ -18,6 +18,7 @@ from benchmarks import kills, mutate
 from benchmarks.clone import clone_to, output_digests
 from glann.errors import GlannError
 from glann.evaluate.evaluation import evaluate
+from glann.evaluate.report import write_report
 from glann.evaluate.settings import Evaluate
 from glann.glo.settings import Glo
 from glann.glo.train import train_glo
@@ -105,23 +106,26 @@ def test_killed_again_and_again_dvc_repro_ends_with_the_same_bytes(tmp_path: Pat
     assert status == 0, said
     for seed in range(2):
         fresh = clone_to(tmp_path / str(seed), small)
-        outcome = kills.kill_and_repeat(fresh, output_digests(whole), seconds, seed, clock=False)
+        # On a machine that is busy now and quiet then, a run may take half the time of another.
+        outcome = kills.kill_and_repeat(fresh, output_digests(whole), seconds / 2, seed, clock=False)
         assert outcome.same and outcome.kills, outcome
 
 
 def test_without_dvc_a_stage_stops_by_itself(shapes: np.ndarray, tmp_path: Path):
-    folder = project(tmp_path, shapes, {"glo": {"epochs": 100_000}}, checkpoint_minutes=60)
+    folder = project(tmp_path, shapes, {"glo": {"epochs": 100_000}}, checkpoint_minutes=0)
     code = f"import subprocess, sys; subprocess.run([{sys.executable!r}, '-m', 'stages.glo'])"
     environment = {"PYTHONPATH": str(ROOT), "DVC_STAGE": "glo"}
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment)
+    with (tmp_path / "said").open("w") as said:
+        parent = subprocess.Popen([sys.executable, "-c", code], cwd=folder, env=environment, stderr=said)
     children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     wait_for(lambda: bool(children.read_text()))
     child = Path("/proc") / children.read_text().split()[0]
-    time.sleep(8)  # torch is imported, training has begun
+    wait_for(lambda: [*(folder / ".checkpoints").glob("glo-*.safetensors")])  # training has begun
     parent.kill()
     parent.wait()
     wait_for(lambda: not child.exists() or "Z" in (child / "stat").read_text().split(")")[1][:3])
-    assert list((folder / ".checkpoints").glob("glo-*.safetensors"))
+    assert (tmp_path / "said").read_text().startswith("glann: stopped, checkpoint in ")
+    assert not list(folder.glob("data/glo/*"))
 
 
 def test_thousands_of_changed_files_are_read_or_refused():
@@ -155,7 +159,7 @@ def test_what_cannot_fit_is_refused_before_the_work_begins(cpu: Execution):
     config = Glo(batch_size=50_000, decoder=Decoder(width=256))
     start = time.monotonic()
     with pytest.raises(
-        GlannError, match=r"glo: needs about \d+\.\d GiB of memory on cpu and .*lower glo\.batch"
+        GlannError, match=r"glo: needs about \d+\.\d GiB of memory on cpu, but only .*lower glo\.batch"
     ):
         train_glo(images, config, 0, cpu)
     assert time.monotonic() - start < 20
@@ -222,14 +226,8 @@ def test_degenerate_images_are_trained_on_or_refused_in_one_line(
         glo = train_glo(train, params.glo, 0, cpu)
         generator = Generator(fit_imle(glo.latents, params.imle, 0, cpu).mapping, glo.decoder, cpu)
         assert generator.sample(5).shape == (5, 16, 16, 3)
-        evaluate(
-            params,
-            images=train,
-            holdout=holdout,
-            latents=glo.latents,
-            generator=generator,
-            folder=tmp_path / "evaluate",
-        )
+        evaluation = evaluate(params.evaluate, 0, train, holdout, glo.latents, generator)
+        write_report(evaluation, holdout, tmp_path / "evaluate")
         assert all(
             p.isfinite().all() for network in (generator.mapping, glo.decoder) for p in parameters(network)
         )

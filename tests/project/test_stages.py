@@ -16,12 +16,12 @@ import psutil
 import pytest
 from preparing import fill
 from ruamel.yaml import YAML
-from stages.running import Stage, _differences
 from tiny_pipeline import TINY, dvc, repro
 
 from benchmarks.clone import change, clone_to, output_digests
 from benchmarks.clone import dvc as start_dvc
 from glann.runtime.files import STAGES, all_or_none
+from stages.frame.running import Stage, _differences
 
 LONG = {"glo": {"epochs": 100_000}, "imle": {"epochs": 100_000}, "sample": {"count": 300_000}}
 LONG |= {"prepare": {"count": 300_000}, "evaluate": {"priors": ["flow"] * 2}}
@@ -198,7 +198,7 @@ def test_a_linked_folder_of_outputs_is_refused_before_the_work(project: Path, tm
     finally:
         (project / "data/glo").unlink()
         (tmp_path / "glo").rename(project / "data/glo")
-    assert f"glann: data/glo is linked to {tmp_path / 'glo'}, and DVC takes no outputs" in result.stderr
+    assert f"glann: data/glo is linked to {tmp_path / 'glo'}, and DVC accepts no outputs" in result.stderr
     assert not [*(project / ".checkpoints").glob("glo-*")]
 
 
