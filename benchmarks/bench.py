@@ -59,7 +59,7 @@ BATCH = 128
 
 
 class Clock:
-    """Stands where checkpoints would: is asked after every step, and notes the time."""
+    """Takes the place of checkpoints: it is asked after every step, and records the time."""
 
     path = Path("none")
 
@@ -67,17 +67,17 @@ class Clock:
         self.times: list[float] = []
         self.steps = 0
 
-    def load(self) -> None:
-        """Have nothing to resume from."""
+    def load(self, _: Any) -> None:
+        """Return None: there is nothing to resume from."""
 
     def due(self, _: int) -> bool:
-        """Note the time; never save."""
+        """Record the time; never save."""
         self.times.append(time.perf_counter())
         return False
 
-    def save(self, _: Any, progress: dict[str, int]) -> None:
-        """Note at the end how many steps an epoch has."""
-        self.steps = progress["steps"]
+    def save(self, _: Any, position: dict[str, int]) -> None:
+        """Record, at the end, how many steps an epoch has."""
+        self.steps = position["steps"]
 
     def epoch(self) -> float:
         """Return the median seconds of an epoch; the first, which warms up, is left out."""
@@ -110,7 +110,7 @@ def vgg_weights(folder: str) -> str:
 def against_reference(
     train: Callable[[Clock], float], arguments: list[str], rounds: int
 ) -> tuple[float, float, float, str]:
-    """Train in turn with the reference, which runs in a process of its own, without our settings.
+    """Train alternately with the reference, which runs in its own process with default settings of torch.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def glo_flops(images: NDArray[np.uint8], config: Glo, run: Execution) -> float:
     initialize(decoder, stream(0, "glo", "decoder"))
     some = images[:BATCH]
     loss_of = reconstruction_loss(config.loss, run, some)
-    table = LatentTable(initial_latents(some, config, 0, 0, BATCH))
+    table = LatentTable(initial_latents(some, config, 0, 0, BATCH), Shard(BATCH, BATCH))
     rows = torch.arange(BATCH)
     with FlopCounterMode(display=False) as counter, run.autocast():
         targets = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 255
@@ -196,7 +196,7 @@ def latent_table(run: Execution) -> list[Row]:
     decoder.to(memory_format=torch.channels_last)
     optimizer = adam(decoder.network, config.decoder_lr, [])
     sizes = (10_000, 1_000_000)
-    tables = {n: LatentTable(latent_cloud(n)) for n in sizes}
+    tables = {n: LatentTable(latent_cloud(n), Shard(n, BATCH)) for n in sizes}
     images = {n: np.random.default_rng(0).integers(0, 256, (n, 16, 16, 1), np.uint8) for n in sizes}
     batches = {n: itertools.cycle(Shard(n, BATCH).batches(0, "order")) for n in sizes}
 

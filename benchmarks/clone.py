@@ -1,4 +1,4 @@
-"""A small project beside this one, for tests and benchmarks that run the real pipeline."""
+"""A small copy of this project, for tests and benchmarks that run the real pipeline."""
 
 import os
 import shutil

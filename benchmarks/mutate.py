@@ -40,7 +40,7 @@ from glann.sample.generator import Generator
 from glann.training.checkpoints import Checkpoints
 
 SECONDS = 10  # that a file may take
-MOST_BYTES = 2 * 2**30  # that reading a file may take beside what the process has: an image of 89 million
+MOST_BYTES = 2 * 2**30  # of memory that reading a file may add to the process: an image of 89 million
 # pixels, the most that is decoded, needs a gigabyte in four channels and float
 IMAGES = {"png": "RGBA", "jpg": "RGB", "gif": "P", "tif": "I;16", "webp": "RGB", "bmp": "RGB", "ppm": "L"}
 INTEGERS = (0, 1, -1, 2, 3, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 10**30)
@@ -187,7 +187,7 @@ def read(path: Path, reader: Reader) -> str:
 
 
 def run(files: int, seed: int, keep: Path | None) -> dict[str, collections.Counter[str]]:
-    """Read so many changed files of all kinds in turn; return what happened to each kind.
+    """Read `files` changed files of all kinds in turn; return what happened to each kind.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What speed is measured against: GLO and IMLE as a competent reader of the papers writes them in PyTorch.
+"""The reference for speed: GLO and IMLE as a competent reader of the papers would write them in PyTorch.
 
 float32, contiguous NCHW, a frozen VGG run once for the images and once for the targets, dense Adam over the
 whole latent table, candidates in numpy, faiss.IndexFlatL2. Networks, batches and first latents are glann's,

@@ -1,4 +1,4 @@
-"""How long people wait: for commands that they give often, and for checkpoints."""
+"""Waiting times: of frequent commands, and of checkpoints."""
 
 import statistics
 import subprocess
@@ -53,7 +53,7 @@ def start_up() -> list[Row]:
 
 
 class TimedCheckpoints(Checkpoints):
-    """Saves every 60 steps, and notes how long training stood still for it."""
+    """Saves every 60 steps, and records how long training waits for it."""
 
     def __init__(self, folder: str):
         super().__init__(folder, "glo", "timed", minutes=1)
@@ -65,9 +65,9 @@ class TimedCheckpoints(Checkpoints):
         self.asked = time.perf_counter()
         return step % 60 == 0
 
-    def save(self, tensors: dict[str, Any], progress: Any) -> None:
-        """Save, and note the seconds since `due` was asked."""
-        super().save(tensors, progress)
+    def save(self, tensors: dict[str, Any], position: Any) -> None:
+        """Save, and record the seconds since `due` was called."""
+        super().save(tensors, position)
         self.times.append(time.perf_counter() - self.asked)
 
 

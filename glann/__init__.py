@@ -7,7 +7,7 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-# OpenMP threads wait for each other by spinning, for milliseconds by default: beside another busy process a
+# OpenMP threads wait for each other by spinning, for milliseconds by default. Next to another busy process, a
 # step took ten times as long. This must be set before torch is imported.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -83,7 +83,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import: only those who ask for something that needs it pay for it.
+    # torch takes seconds to import, so modules are imported only when one of their names is used.
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"glann.{module}"), name)

@@ -66,7 +66,7 @@ def quantiles(sets: dict[str, Tensor], images: Tensor) -> list[dict[str, float]]
 def nearest_images(
     network: Network, samples: NDArray[np.uint8], images: NDArray[np.uint8], pool: NDArray[np.int64]
 ) -> NDArray[np.uint8]:
-    """Find for every sample the training image with the nearest features: a copy, if the model memorises.
+    """Find the training image with the nearest features for each sample; it would show a copy.
 
     Only the images nearest in pixels are candidates, since computing the features of all images would take
     minutes. A copy is near in both.

@@ -33,7 +33,7 @@ CHUNK_BYTES = 2**30  # size of the images in memory at once
 SEARCHED = 20_000  # training images searched for copies and for misses, at most
 SHOWN = 64  # images per row that are kept for the pictures
 WITH_NEAREST = 16  # samples whose nearest training image is shown
-WEAKEST = 10  # misses, and samples like no image, that are shown
+WEAKEST = 10  # images shown that are missed, and samples shown that are unlike any image
 
 Images = Callable[[slice], NDArray[np.uint8]]
 """``images(part)`` returns a slice of a set of images, uint8 [n, h, w, c], and decodes no others."""

@@ -74,7 +74,7 @@ def _draw_mixture(fitted: Tensor, components: int, count: int, seed: int) -> Ten
         max_iter=50,
         random_state=stream_seed(seed, *name) % 2**32,
     )
-    with threadpool_limits(1), warnings.catch_warnings():  # sums in parallel have no fixed order
+    with threadpool_limits(1), warnings.catch_warnings():  # parallel sums have no fixed order
         warnings.simplefilter("ignore", ConvergenceWarning)
         drawn, _ = mixture.fit(values).sample(count)
     shuffled = torch.randperm(count, generator=stream(seed, *name, "order"))  # it was sorted by component

@@ -98,7 +98,7 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
 
 
 def checked_index(index: str, rows: int, dim: int) -> SearchIndex:
-    """Read an index string and check that it can be built for so many rows of `dim` numbers.
+    """Read an index string and check that it can be built for `rows` rows of `dim` numbers.
 
     Raises
     ------

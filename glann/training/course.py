@@ -22,8 +22,8 @@ from glann.training.optimization import learning_rate_factor
 from glann.training.shards import Shard
 from glann.training.state import Parts, check_state, flatten_state, restore_state
 
-READ_EVERY = 20  # steps between two looks at a loss that is on a GPU
-DIVERGED, PATIENCE = 10, 3  # a loss so many times its best, for so many epochs, will not come back
+READ_EVERY = 20  # steps between two reads of a loss from a GPU
+DIVERGED, PATIENCE = 10, 3  # a loss 10 times its best for 3 epochs will not recover
 
 
 class Course(AbstractContextManager["Course"]):
@@ -48,15 +48,15 @@ class Course(AbstractContextManager["Course"]):
     unit
         What the training examples are, for the progress bar.
     parts
-        Everything that changes in training, by name: networks, averages, optimisers, rows.
+        Everything that changes in training, by name: networks, averages, optimisers, and `Rows`.
     shard
         This process's share of every batch.
     epochs
         Passes over the examples.
     schedule
-        Of the learning rate, see `learning_rate_factor`.
+        Schedule of the learning rate, see `learning_rate_factor`.
     checkpoints
-        Where to resume from and to save to; None: neither.
+        Where to resume from and save to. None: neither.
     remedy
         What to advise if the loss goes wrong.
 
@@ -107,7 +107,7 @@ class Course(AbstractContextManager["Course"]):
 
     @property
     def steps_done(self) -> int:
-        """Steps of all epochs; the number, counted from 0, of the step at hand."""
+        """Steps done in all epochs, which is also the number of the current step, counted from 0."""
         return len(self.history) * self.shard.steps + self._step
 
     @property
@@ -117,7 +117,7 @@ class Course(AbstractContextManager["Course"]):
 
     @property
     def learning_rate_factor(self) -> float:
-        """Factor on the learning rates of the step at hand."""
+        """Factor on the learning rates in the current step."""
         return learning_rate_factor(self.schedule, self.steps_done, self.epoch_count * self.shard.steps)
 
     def epochs(self) -> Iterator[int]:
@@ -126,19 +126,19 @@ class Course(AbstractContextManager["Course"]):
             yield len(self.history)
 
     def batches(self, seed: int) -> Iterator[tuple[Tensor, float]]:
-        """Yield rows and weight of this epoch's batches that are left, see `Shard.batches`."""
+        """Yield rows and weight of the remaining batches of this epoch, see `Shard.batches`."""
         batches = self.shard.batches(seed, self.stage, len(self.history), "order")
         return islice(batches, self._step, None)
 
     def step(self, loss: Tensor, rows: int) -> None:
-        """Note a finished step: guard the loss, move the progress bar, save a checkpoint if it is time.
+        """Finish a step: check the loss, move the progress bar, save a checkpoint if it is due.
 
         Parameters
         ----------
         loss
             Mean loss of this process's rows in the batch, a tensor [].
         rows
-            Their number.
+            Number of these rows.
 
         Raises
         ------
@@ -157,7 +157,7 @@ class Course(AbstractContextManager["Course"]):
             self._save()
 
     def end_epoch(self, **more: float) -> None:
-        """Put the mean loss over all rows of all ranks, six digits, and `more` into the history.
+        """Finish an epoch: add its mean loss over all ranks, to six digits, and `more` to the history.
 
         Raises
         ------
@@ -193,12 +193,12 @@ class Course(AbstractContextManager["Course"]):
         self._note = f"loss {value / max(self._rows, 1):.4f}"
 
     def _far_off(self, loss: float) -> bool:
-        """Say whether a loss is bad beyond chance: a multiple of the best, and worse than the first."""
+        """Return whether a loss is far off: a multiple of the best, and worse than the first."""
         losses = [entry["loss"] for entry in self.history]
         return bool(losses) and loss > max(DIVERGED * min(losses), losses[0])
 
     def _resume(self) -> None:
-        """Go to where the checkpoint was made, if there is one."""
+        """Continue from the checkpoint, if there is one."""
 
         def check(tensors: dict[str, Tensor], position: Any) -> None:
             check_state(tensors, self._checked(position).steps_done, self.parts)
@@ -209,7 +209,7 @@ class Course(AbstractContextManager["Course"]):
         tensors, position = saved
         restore_state(tensors, self.parts)
         self.history, self._step = position["history"], position["step"]
-        if rank() == 0:  # what was saved is the sum of all ranks
+        if rank() == 0:  # the checkpoint has the sums over all ranks
             self._rows = position["rows"]
             self._sum.fill_(position["sum"])
 
@@ -230,7 +230,7 @@ class Course(AbstractContextManager["Course"]):
         Raises
         ------
         GlannError
-            If weights are NaN or infinite, as after a step on such a gradient.
+            If weights are NaN or infinite.
         Stopped
             If a signal asked for it.
         """

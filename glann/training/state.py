@@ -68,7 +68,7 @@ def _restore_moments(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
 
 
 def check_state(tensors: dict[str, Tensor], steps: int, parts: Parts) -> None:
-    """Raise ValueError unless the tensors are what `flatten_state` returns after so many steps."""
+    """Raise ValueError unless the tensors are what `flatten_state` returns after `steps` steps."""
     for name, part in parts.items():
         counts: list[str] = []  # tensors that count steps
         if isinstance(part, nn.Module):

@@ -4,8 +4,17 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from small import SMALL, clusters
+
+from benchmarks.bench import Clock
+from glann.glo.settings import Glo
+from glann.glo.train import train_glo
+from glann.imle.fit import fit_imle
+from glann.networks.decoders.settings import Decoder
+from glann.runtime.compute import Execution
 
 
 @pytest.mark.parametrize(
@@ -17,3 +26,12 @@ def test_the_reference_learns(arguments: list[str], ignorance: float):
     command = [sys.executable, "-m", "benchmarks.reference", *arguments, "--threads=1"]
     said = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     assert said["seconds"] > 0 and said["loss"] < 0.6 * ignorance
+
+
+def test_the_clock_takes_the_place_of_checkpoints_in_both_trainings(shapes: np.ndarray, cpu: Execution):
+    glo, imle = Clock(), Clock()
+    config = Glo(latent_dim=8, decoder=Decoder(width=4), epochs=3, batch_size=16)
+    train_glo(shapes, config, 0, cpu, glo)
+    fit_imle(clusters(), SMALL.model_copy(update={"epochs": 3}), 0, cpu, imle)
+    assert (glo.steps, imle.steps) == (3, 5)
+    assert (len(glo.times), len(imle.times)) == (9, 15) and glo.epoch() > 0 and imle.epoch() > 0

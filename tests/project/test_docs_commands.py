@@ -40,7 +40,8 @@ SUBSTITUTIONS = [
 LAPLACIAN = {"glo": TINY["glo"] | {"loss": {"kind": "laplacian"}}}  # VGG-16's weights would be downloaded
 SMALL = {
     "README.md": TINY | LAPLACIAN,
-    "quality.md": TINY | {"prepare": {"source": "npy", "path": "digits.npy", "holdout": 24}},
+    "results.md": TINY | LAPLACIAN | {"prepare": {"source": "npy", "path": "digits.npy", "holdout": 24}},
+    "architecture.md": TINY,
 }
 
 # What cannot be run here, why, and what is run instead to see that it exists.
