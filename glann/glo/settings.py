@@ -24,8 +24,8 @@ class Loss(Section):
     pixel_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     """for perceptual: weight of the L1 distance between pixels (in the paper: 1)"""
     crop: int | None = Field(None, ge=16, le=1024)
-    """for perceptual: compare a random square of this many pixels, a new one in each step, to save time;
-    null: compare whole images"""
+    """for perceptual: compare full-scale features only on a random square of this many pixels, a new one in
+    each step, to save time; null: on whole images"""
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
     """for perceptual without crop: cache the features of the training images if they fit into this much
     memory, in GiB per process; otherwise they are computed in every step; 0: no cache"""
