@@ -22,7 +22,7 @@ from glann.runtime.compute import Execution
 from glann.runtime.progress import progress
 from glann.runtime.randomness import stream, stream_seed
 
-FITTED_ROWS = 10_000  # latents to which priors are fitted, at most
+FITTED_ROWS = 10_000  # most latents to which priors are fitted
 WIDTH = 256  # hidden units of both flows
 TRANSFORMS, BLOCKS = 3, 8  # of the spline flow and the i-ResNet
 LIPSCHITZ, POWERS = 0.97, 8  # of the layers of an i-ResNet; terms of its log-determinant (eq. 4)

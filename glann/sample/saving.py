@@ -19,7 +19,7 @@ from glann.runtime.npy import NpyWriter
 from glann.sample.generator import Generator
 from glann.sample.settings import Sample
 
-WAITING = 256  # images waiting to be written, at most
+WAITING = 256  # most images that wait to be written
 
 
 def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
