@@ -102,6 +102,7 @@ def params_yaml(params: Params) -> str:
     )
     text = io.StringIO()
     text.write(f"# yaml-language-server: $schema={SCHEMA_FILE}\n")
+    text.write('# "The paper" is GLANN (arXiv:1812.08985), "the GLO paper" is arXiv:1707.05776.\n')
     yaml.dump(document, text)
     return text.getvalue()
 

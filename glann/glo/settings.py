@@ -24,11 +24,11 @@ class Loss(Section):
     pixel_weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     """for perceptual: weight of the L1 distance between pixels (in the paper: 1)"""
     crop: int | None = Field(None, ge=16, le=1024)
-    """for perceptual: compare full-scale features only on a random square of this many pixels, a new one in
-    each step, to save time; null: on whole images"""
+    """for perceptual: compare full-scale features only on a random square with sides of this many pixels, a
+    new one in each step, to save time; null: on whole images"""
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
-    """for perceptual without crop: cache the features of the training images if they fit into this much
-    memory, in GiB per process; otherwise they are computed in every step; 0: no cache"""
+    """for perceptual without crop, up to 64 px: cache the features of the training images if they fit into
+    this much memory, in GiB per process; otherwise they are computed in every step; 0: no cache"""
     weights: Text | None = None
     """for perceptual: file of VGG-16 weights, .safetensors or torchvision's .pth; null: download them"""
 
@@ -57,4 +57,5 @@ class Glo(Section):
     ema: float = Field(0.99, ge=0, lt=1)
     """decay per step of the decoder's moving average, which becomes the result; 0: no averaging"""
     parameter_groups: list[ParameterGroup] = Field([ParameterGroup(match="*", gradient="normalize")])
-    """settings per layer, e.g. [{match: "to_image.*", lr_multiplier: 0.5, gradient: clip_norm, limit: 1}]"""
+    """settings per layer; match is a pattern of parameter names, gradient is none, clip_norm, clip_value or
+    normalize (to the length limit), e.g. [{match: "to_image.*", lr_multiplier: 0.5, gradient: clip_norm}]"""

@@ -25,7 +25,8 @@ class Imle(Section):
     candidates: float = Field(2, gt=0, le=1000)
     """candidates drawn per latent in each search (in the paper: 2)"""
     index: str = "Flat"
-    """Faiss index: Flat is exact; for millions of latents e.g. IVF4096,Flat;nprobe=8; see docs/imle.md"""
+    """Faiss index: Flat is exact; from a few hundred thousand latents on e.g. IVF4096,Flat;nprobe=8, see
+    docs/imle.md"""
     refresh: int = Field(1, ge=1, le=LARGEST)
     """epochs from one search for nearest candidates to the next (in the paper: 1)"""
     epochs: int = Field(60, ge=1, le=LARGEST)
@@ -33,7 +34,7 @@ class Imle(Section):
     batch_size: int = Field(128, ge=2, le=LARGEST)
     """latents per step"""
     loss: Literal["distance", "squared"] = "distance"
-    """regression loss of a matched pair: its distance, or the squared distance (in the paper)"""
+    """regression loss of a matched pair: distance, or squared (the squared distance, in the paper)"""
     lr: Rate = 0.003
     """learning rate (in the paper: 0.001)"""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -43,7 +44,8 @@ class Imle(Section):
     correct_moments: bool = True
     """correct the mapping so that its outputs have the latents' mean and covariance (in the paper: false)"""
     residuals: float = Field(0.0, ge=0, le=1)
-    """for more variety, add this fraction of the residual of a matched pair nearby; 0: none (in the paper)"""
+    """for more variety, add to each sample this fraction of the error (residual) of a matched pair nearby
+    (in the paper: 0)"""
     parameter_groups: list[ParameterGroup] = Field([])
     """settings per layer, as in glo"""
 

@@ -14,14 +14,14 @@ LESS_MEMORY = "lower prepare.resolution, or run on fewer cores, e.g. taskset -c 
 
 
 class Prepare(Section):
-    """Where images come from, and how they become one array."""
+    """Where images come from, and how they become two arrays: for training and for evaluation."""
 
     source: Literal[
         "avatars", "folder", "npy", "mnist", "fashion_mnist", "cifar10", "celeba", "olivetti", "lfw"
     ] = "avatars"
     """avatars (drawn by the program), folder, npy, mnist, fashion_mnist, cifar10, celeba, olivetti or lfw"""
     path: Text = "data/raw"
-    """for folder: the folder, searched with subfolders; for npy: the array file, [n, h, w] or [n, h, w, c]"""
+    """for folder: the folder, including its subfolders; for npy: the file, [n, h, w] or [n, h, w, c]"""
     count: int | None = Field(8000, ge=3, le=LARGEST)
     """number of images to use, including the hold-out; null: all of them (avatars need a number)"""
     resolution: int = Field(64, ge=16, le=1024)

@@ -31,14 +31,14 @@ class Section(BaseModel):
 
 
 class Compute(Section):
-    """How a run is executed, never what it computes. DVC does not track this section."""
+    """How a run is executed. These keys change results by rounding only, and DVC does not track them."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
     """auto (a GPU if there is one), cpu, cuda or cuda:N"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 if the hardware supports it, float32 otherwise"""
+    """auto (bfloat16 if the hardware supports it, float32 otherwise), float32 or bfloat16"""
     threads: int = Field(2, ge=1, le=1024)
-    """CPU threads of each process; fixed, because their number affects rounding"""
+    """CPU threads per process; raise it if there are more cores (not automatic, since it affects rounding)"""
     processes: int = Field(1, ge=1, le=1024)
     """processes for training on this machine, one per GPU; torchrun sets its own number"""
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)

@@ -20,6 +20,6 @@ class Sample(Section):
     truncation: float = Field(1.0, gt=0, le=10)
     """factor on the noise; below 1, images are more typical and less varied"""
     interpolations: int = Field(6, ge=1, le=64)
-    """rows of the interpolation strip"""
+    """rows of interpolation.png; each leads from one sample to another"""
     interpolation_steps: int = Field(10, ge=2, le=64)
-    """images per row of the interpolation strip, ends included"""
+    """images per row of interpolation.png, including both ends"""

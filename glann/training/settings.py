@@ -19,6 +19,7 @@ class ParameterGroup(Section):
     lr_multiplier: float = Field(1.0, ge=0, allow_inf_nan=False)
     """factor on the learning rate; 0 freezes the parameters"""
     gradient: Literal["none", "clip_norm", "clip_value", "normalize"] = "none"
-    """what to do with the gradient before each step; normalize sets its L2 norm to the limit"""
+    """what to do with the gradient before each step: none, clip_norm (shorten it to the limit at most),
+    clip_value (limit each number), normalize (set its length to the limit)"""
     limit: float = Field(1.0, gt=0, allow_inf_nan=False)
     """the L2 norm for clip_norm and normalize, the absolute value for clip_value"""

@@ -21,6 +21,6 @@ class Decoder(Section):
     kind: Literal["infogan", "dcgan", "residual"] = "residual"
     """infogan (from the paper, 28 and 32 px), dcgan (64 to 1024 px) or residual (16 to 1024 px)"""
     width: int = Field(32, ge=4, le=1024)
-    """channels at the highest resolution; lower resolutions have more (in the papers: 64)"""
+    """channels at the highest resolution; lower resolutions have more (in the paper: 64)"""
     batch_norm: bool = True
-    """for infogan and dcgan: use batch normalisation (in the paper: all but cifar10)"""
+    """for infogan and dcgan: use batch normalisation (in the paper: true, except for cifar10)"""
