@@ -57,5 +57,6 @@ class Glo(Section):
     ema: float = Field(0.99, ge=0, lt=1)
     """decay per step of the decoder's moving average, which becomes the result; 0: no averaging"""
     parameter_groups: list[ParameterGroup] = Field([ParameterGroup(match="*", gradient="normalize")])
-    """settings per layer; match is a pattern of parameter names, gradient is none, clip_norm, clip_value or
-    normalize (to the length limit), e.g. [{match: "to_image.*", lr_multiplier: 0.5, gradient: clip_norm}]"""
+    """settings per layer; match is a pattern of parameter names; gradient is none, clip_norm, clip_value or
+    normalize; limit is the largest norm, the largest absolute value, or the norm to scale to; e.g.
+    [{match: "to_image.*", lr_multiplier: 0.5, gradient: clip_norm, limit: 1.0}]"""
