@@ -34,7 +34,7 @@ class Imle(Section):
     batch_size: int = Field(128, ge=2, le=LARGEST)
     """latents per step"""
     loss: Literal["distance", "squared"] = "distance"
-    """regression loss of a matched pair: distance, or squared for the squared distance (in the paper: squared)"""
+    """regression loss of a matched pair: distance, or squared for its square (in the paper: squared)"""
     lr: Rate = 0.003
     """learning rate (in the paper: 0.001)"""
     schedule: Literal["cosine", "constant"] = "cosine"
