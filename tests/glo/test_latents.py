@@ -92,3 +92,10 @@ def test_the_first_latents_do_not_depend_on_the_number_of_cores(shapes: np.ndarr
         with threadpool_limits(cores):
             found.append(initial_latents(shapes, Glo(latent_dim=8), 0, 0, 48))
     assert torch.equal(*found)
+
+
+def test_random_latents_do_not_depend_on_the_images(shapes: np.ndarray):
+    config = Glo(latent_dim=8, latent_init="random")
+    latents = initial_latents(shapes, config, 0, 0, 48)
+    assert torch.equal(latents, initial_latents(255 - shapes[::-1], config, 0, 0, 48))
+    assert not torch.equal(latents, initial_latents(shapes, config, 1, 0, 48))

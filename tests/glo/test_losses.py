@@ -92,3 +92,15 @@ def test_large_images_are_compared_at_two_scales(random_vgg: str, cpu: Execution
     )
     found = loss(a, b, torch.arange(1), stream(0, "x"))
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_cached_features_are_those_of_each_image(random_vgg: str, cpu: Execution):
+    targets = torch.rand(70, 1, 16, 16).mul(255).round() / 255  # more than are computed at once
+    decoded, rows = torch.rand(3, 1, 16, 16), torch.tensor([66, 3, 69])
+    cached, computed = (
+        reconstruction_loss(
+            Loss(kind="perceptual", levels=1, weights=random_vgg, cache_gib=gib), cpu, pixels(targets)
+        )(decoded, targets[rows], rows, stream(0, "x"))
+        for gib in (1, 0)
+    )
+    assert cached.item() == pytest.approx(computed.item(), rel=1e-5)

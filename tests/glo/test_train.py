@@ -96,3 +96,10 @@ def test_where_memory_is_short_only_what_lowers_it_is_advised(kind: str, cpu: Ex
     with pytest.raises(GlannError, match=r"lower glo\.batch_size \(5000000\), glo\.decoder\.width") as error:
         train_glo(images, config, 0, cpu)
     assert ("glo.loss.crop" in str(error.value)) == (kind == "perceptual")
+
+
+def test_the_decoder_is_trained_on_latents_with_noise(shapes: np.ndarray, cpu: Execution):
+    def train(latent_noise: float) -> torch.Tensor:
+        return train_glo(shapes, Glo(**(TINY | {"latent_noise": latent_noise})), 0, cpu).latents
+
+    assert not torch.equal(train(0.0), train(0.5))

@@ -18,6 +18,7 @@ from small import SMALL, clusters
 from glann.imle.calibration import correct_moments, keep_residuals, moments
 from glann.imle.fit import fit_imle
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.mappings.settings import Mapping
 from glann.runtime.checkpoint_files import stored
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
@@ -181,3 +182,15 @@ def test_residuals_are_kept_of_so_many_latents_at_most(cpu: Execution, monkeypat
     assert 2 <= len(mapping.anchors) == len(mapping.residuals) <= 100
     without = fit_imle(clusters(), config.model_copy(update={"residuals": 0}), 0, cpu).mapping
     assert not {"anchors", "residuals"} & without.state_dict().keys()
+
+
+def test_batch_norm_has_the_statistics_of_the_averaged_weights(cpu: Execution):
+    """The average lags behind the weights of training, whose statistics are others."""
+    config = SMALL.model_copy(
+        update={"mapping": Mapping(kind="mlp", width=16, depth=1), "epochs": 4, "lr": 0.03, "ema": 0.99}
+    )
+    linear, norm = fit_imle(clusters(), config, 0, cpu).mapping.network[:2]
+    with torch.no_grad():
+        reached = linear(torch.randn(20_000, 2, generator=stream(0, "noise")))
+    # 1200 draws know a variance to some 5 %.
+    assert torch.allclose(norm.running_var, reached.var(dim=0), rtol=0.15)

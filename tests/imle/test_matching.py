@@ -62,3 +62,18 @@ def test_a_run_with_several_blocks_resumes_to_the_same_bytes(
         fit_imle(clusters(), config, 0, cpu, KilledOnce(tmp_path, "imle", "a run", minutes=0))
     found = fit_imle(clusters(), config, 0, cpu, Checkpoints(tmp_path, "imle", "a run", minutes=60))
     assert all(torch.equal(value, expected[name]) for name, value in found.mapping.state_dict().items())
+
+
+def test_candidates_are_searched_again_only_every_refresh_epochs(
+    cpu: Execution, monkeypatch: pytest.MonkeyPatch
+):
+    searched = []
+    renew = Matching.renew
+
+    def noted(matching: Matching, mapping: MappingNetwork, epoch: int) -> None:
+        searched.append(epoch)
+        renew(matching, mapping, epoch)
+
+    monkeypatch.setattr(Matching, "renew", noted)
+    fit_imle(clusters(), SMALL.model_copy(update={"epochs": 5, "refresh": 2}), 0, cpu)
+    assert searched == [0, 2, 4]

@@ -42,7 +42,7 @@ FILE = re.compile(r"\.(damaged|json|lock|md|npy|png|pth|py|safetensors|yaml)$")
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_the_python_of_a_page_runs_as_one_program(page: Path, checked: int, cpu: Execution, tmp_path: Path):
-    tiny_generator(cpu).save(tmp_path / "data/imle/generator.safetensors")  # README presumes a finished cpu
+    tiny_generator(cpu).save(tmp_path / "data/imle/generator.safetensors")  # README presumes a finished run
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     text = program(page)
     assert text.count("check_") - CHECKS.count("check_") >= checked

@@ -65,3 +65,15 @@ def test_an_infinite_loss_names_the_place_the_last_checkpoint_and_a_remedy(tmp_p
     with pytest.raises(GlannError, match=message), course_of("imle", 3, checkpoints, n=8) as course:
         course.step(torch.ones(()), 4)
         course.step(torch.tensor(math.inf), 4)
+
+
+def test_each_epoch_shuffles_the_rows_in_another_way():
+    orders = []
+    with course_of("glo", 3, n=64) as course:
+        for _ in course.epochs():
+            orders.append([rows.tolist() for rows, _ in course.batches(0)])
+            for rows in orders[-1]:
+                course.step(torch.ones(()), len(rows))
+            course.end_epoch()
+    assert all(sorted(row for rows in order for row in rows) == [*range(64)] for order in orders)
+    assert orders[0] != orders[1] != orders[2] != orders[0]

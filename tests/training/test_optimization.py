@@ -71,3 +71,15 @@ def test_the_average_follows_within_a_short_run_and_lags_in_a_long_one():
         values.append(average.module.weight.item())
     assert values[0] == 0 and 20 < values[29] < 29  # with 0.99 from the start it would be at 4
     assert values[-1] == pytest.approx(1999 - 99, abs=1)  # the lag of an average over 1 / (1 - 0.99) steps
+
+
+def test_adam_forgets_gradients_and_their_squares_at_the_papers_rates():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(module.weight)
+    optimizer = adam(module, 0.1, [])
+    for gradient in (1.0, 0.0):
+        module.weight.grad = torch.tensor([[gradient]])
+        step(optimizer, 0.1)
+    # Adam (arXiv:1412.6980, algorithm 1) with betas 0.5 and 0.999: the first step is one learning rate long.
+    moment, square = 0.5 * 0.5 / (1 - 0.5**2), 0.999 * 0.001 / (1 - 0.999**2)
+    assert module.weight.item() == pytest.approx(-0.1 - 0.1 * moment / square**0.5, rel=1e-4)
