@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from glann.sample.saving import save_images
     from glann.sample.settings import Sample
     from glann.training.checkpoints import Checkpoints
+    from glann.training.settings import ParameterGroup
 
 __all__ = [
     "Checkpoints",
@@ -46,6 +47,7 @@ __all__ = [
     "Loss",
     "Mapping",
     "MappingNetwork",
+    "ParameterGroup",
     "Params",
     "Prepare",
     "Sample",
@@ -79,6 +81,7 @@ _MODULES = {
     "sample.saving": ("save_images",),
     "sample.settings": ("Sample",),
     "training.checkpoints": ("Checkpoints",),
+    "training.settings": ("ParameterGroup",),
 }
 
 
@@ -91,4 +94,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted({*globals(), *__all__})

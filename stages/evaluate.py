@@ -13,7 +13,7 @@ with stage("evaluate") as this:
     generator = Generator.load("data/imle/generator.safetensors", this.params.compute)
     latents = load_latents("data/glo/latents.npy", generator.decoder.architecture.latents)
     images, holdout = this.prepared("images"), this.prepared("holdout")
-    evaluation = evaluate(this.params.evaluate, this.params.seed, images, holdout, latents, generator)
     with this.outputs() as folder:
+        evaluation = evaluate(this.params.evaluate, this.params.seed, images, holdout, latents, generator)
         write_report(evaluation, holdout, folder)
         print_table(evaluation)

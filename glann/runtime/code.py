@@ -36,7 +36,10 @@ AT_START = digests(PACKAGE)
 def digests_of_stage(stage: str, stages: tuple[str, ...]) -> list[str]:
     """Return the digests of a stage's code: all folders of this package except those of other stages.
 
+    For a name that is none of `stages`, as a library user may choose, no folder is left out.
+
     Modules at the top level, such as the command line and presets, are not part of a stage.
     """
+    others = [other for other in stages if other != stage] if stage in stages else []
     parts = ((path.relative_to(PACKAGE).parts, digest) for path, digest in AT_START.items())
-    return [digest for path, digest in parts if len(path) > 1 and (path[0] == stage or path[0] not in stages)]
+    return [digest for path, digest in parts if len(path) > 1 and path[0] not in others]

@@ -102,7 +102,7 @@ class Course(AbstractContextManager["Course"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.__exit__(kind, error, trace)
-        if error is None:
+        if error is None and len(self.history) == self.epoch_count:  # not left early
             self._save(finished=True)
 
     @property

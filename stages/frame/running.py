@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from glann.errors import DamagedFileError, GlannError
 from glann.params import Params, load_params
 from glann.runtime.code import AT_START, changed, digests
-from glann.runtime.reporting import in_one_line
+from glann.runtime.reporting import LESS_MEMORY, in_one_line
 from glann.runtime.signals import Stopped
 from glann.runtime.yaml_file import read_yaml
 from stages.frame.dvc import (
@@ -50,8 +50,10 @@ def in_words(name: str) -> Iterator[None]:
 
 
 def _less_memory(name: str) -> str:
-    settings = import_module(f"glann.{name}.settings")
-    return str(settings.LESS_MEMORY)
+    try:
+        return str(import_module(f"glann.{name}.settings").LESS_MEMORY)
+    except (ImportError, AttributeError):  # must not hide the error that is being reported
+        return LESS_MEMORY
 
 
 class Stage:

@@ -126,6 +126,7 @@ def test_a_checkpoint_belongs_to_the_code_of_its_stage_and_what_that_stands_on(
         "networks/layers.py": {"glo", "imle"},
     }.items():
         assert {stage for stage in ("glo", "imle") if name(stage, edited) != name(stage)} == stages, edited
+    assert name("codes", "imle/fit.py") != name("codes")  # a name of one's own may stand for any training
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
