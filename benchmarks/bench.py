@@ -184,7 +184,7 @@ def glo_flops(images: NDArray[np.uint8], config: Glo, run: Execution) -> float:
     rows = torch.arange(BATCH)
     with FlopCounterMode(display=False) as counter, run.autocast():
         targets = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 255
-        loss_of(decoder(table.rows(rows)), targets, rows, stream(0, "x")).backward()
+        loss_of(decoder(table.rows(rows)), targets, rows, stream(0, "x"), 0.0).backward()
     return counter.get_total_flops() / BATCH
 
 

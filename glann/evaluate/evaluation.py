@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glann.errors import GlannError
-from glann.evaluate.comparison import Curve, compare
+from glann.evaluate.comparison import Curve, Described, compare
 from glann.evaluate.diagnosis import farthest, nearest_images, quantiles
 from glann.evaluate.features import Network, choose_kind, extract, feature_network
 from glann.evaluate.metrics import prd
 from glann.evaluate.priors import draw_prior
 from glann.evaluate.settings import Evaluate
+from glann.evaluate.sharpness import laplacian_variance
 from glann.runtime.progress import progress
 from glann.runtime.randomness import stream, stream_seed
 from glann.sample.generator import Generator
@@ -125,16 +126,19 @@ def evaluate(
 
     kind = choose_kind(config.features, config.weights)
     network = feature_network(kind, config.weights, holdout, generator.execution)
-    reference = extract(network, holdout, f"{kind} features of hold-out")
     chunk = max(1, CHUNK_BYTES // images[0].nbytes)
-    features = {
-        name: _extract(network, rows, count, chunk, f"{kind} features of {name}")
+    reference = _describe(
+        network, lambda part: np.asarray(holdout[part]), len(holdout), chunk, f"{kind} features of hold-out"
+    )
+    described = {
+        name: _describe(network, rows, count, chunk, f"{kind} features of {name}")
         for name, rows in sets.items()
     }
+    features = {name: rows.features for name, rows in described.items()}
     curves, table = {}, {}
-    with progress("metrics", len(features), "rows") as advance:
-        for name, rows in features.items():
-            curves[name] = prd(rows, reference, seed)
+    with progress("metrics", len(described), "rows") as advance:
+        for name, rows in described.items():
+            curves[name] = prd(rows.features, reference.features, seed)
             table[name] = compare(rows, reference, curves[name])
             advance()
 
@@ -150,14 +154,18 @@ def evaluate(
         ("samples least like\nany training image", generator.decode(drawn[strange])),
         (f"nearest of {count}", np.asarray(images[chosen[alike]])),
     ]
-    novelty = quantiles({"glann": features["glann"], "holdout": reference}, features["train"])
+    novelty = quantiles({"glann": features["glann"], "holdout": reference.features}, features["train"])
     return Evaluation(kind, count, len(holdout), table, curves, novelty, shown, nearest, len(pool), weakest)
 
 
-def _extract(network: Network, images: Images, count: int, chunk: int, title: str) -> Tensor:
-    """Extract the features of `count` images, with at most `chunk` images in memory."""
-    parts = [slice(start, min(start + chunk, count)) for start in range(0, count, chunk)]
-    return torch.cat([extract(network, images(part), title) for part in parts])
+def _describe(network: Network, images: Images, count: int, chunk: int, title: str) -> Described:
+    """Describe `count` images, with at most `chunk` images in memory."""
+    features, sharpness = [], []
+    for start in range(0, count, chunk):
+        part = images(slice(start, min(start + chunk, count)))
+        features.append(extract(network, part, title))
+        sharpness.append(laplacian_variance(part))
+    return Described(torch.cat(features), torch.cat(sharpness))
 
 
 def _check(

@@ -129,12 +129,13 @@ class LatentNoise:
 
     Samples never hit a training latent: they are about as far from the nearest one as training latents are
     from each other. A decoder trained on exact latents only draws worse there. Directions in which latents
-    vary more get more noise.
+    vary more get more noise. In each step, each latent gets a length of its own, uniform between 0 and the
+    largest: so the decoder also sees latents nearly as they are, and its reconstructions stay sharp.
 
     Parameters
     ----------
     length
-        Length of the noise; latents have length 1. 0: no noise.
+        Largest length of the noise (root of the mean square); latents have length 1. 0: no noise.
     latents
         This rank's initial latents, float32 [n, d].
     shard
@@ -152,7 +153,12 @@ class LatentNoise:
         """Return the latents [b, d] of `rows`, int64 [b], with the noise of a step added, as unit vectors."""
         if self.silent:
             return latents
-        places = self.shard.places
-        noise = noise_rows(places.start, places.stop, latents.shape[1], self.seed, "glo", step, "noise")
+        noise = self._draw(latents.shape[1], step, "noise")
+        noise *= torch.special.ndtr(self._draw(1, step, "length"))  # uniform in [0, 1]
         noise = noise.to(latents.device, non_blocking=True)[self.shard.place(rows)]
         return F.normalize(latents + noise * self.spread, dim=1)
+
+    def _draw(self, dim: int, step: int, what: str) -> Tensor:
+        """Return standard normal numbers for this rank's places in the batch, float32 [places, dim]."""
+        places = self.shard.places
+        return noise_rows(places.start, places.stop, dim, self.seed, "glo", step, what)

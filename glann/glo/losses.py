@@ -19,12 +19,13 @@ from glann.runtime.progress import progress
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
 CACHED_AT_ONCE = 64  # images
+DIRECTIONS, POSITIONS = 16, 1024  # of a feature map, that its texture is compared at
 
-ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator], Tensor]
+ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator, float], Tensor]
 
 
 def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.uint8]) -> ReconstructionLoss:
-    """Return ``loss(decoded, targets, rows, draws)``, one float32 number.
+    """Return ``loss(decoded, targets, rows, draws, done)``, one float32 number.
 
     Parameters
     ----------
@@ -39,12 +40,13 @@ def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.u
     -------
     ReconstructionLoss
         Takes `decoded` and `targets`, float [b, c, h, w] in [0, 1]; `rows`, int64 [b], says which images the
-        targets are; `draws` is the generator for random crops.
+        targets are; `draws` is the generator for random crops and directions; `done` is the fraction of the
+        training that is done, in [0, 1).
     """
     if config.kind == "perceptual":
         return Perceptual(config, execution, images)
     plain = LOSSES[config.kind]
-    return lambda decoded, targets, rows, draws: plain(decoded, targets)
+    return lambda decoded, targets, rows, draws, done: plain(decoded, targets)
 
 
 def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -> int:
@@ -92,6 +94,9 @@ LOSSES = {"l1": l1, "laplacian": laplacian}
 class Perceptual:
     """L1 distance of VGG-16 features at several levels and of pixels, as in the GLANN paper.
 
+    In the first part of the training, `config.coarse`, the features are those of images of half the size.
+    After it, `config.texture` adds the distance of the textures.
+
     The features of the targets never change. If whole images are compared and the cache is large enough, they
     are computed only once.
     """
@@ -100,58 +105,76 @@ class Perceptual:
         self.config, self.execution = config, execution
         self.network = vgg16(config.weights, config.levels)
         self.network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
-        size = images.shape[1]
-        self.multi_scale = size > MULTI_SCALE_ABOVE
-        always_whole = not self.multi_scale and (config.crop is None or config.crop >= size)
-        self.kept = self._keep(images) if always_whole else None
+        self.room = config.cache_gib * 2**30  # bytes
+        self.kept = self._keep(images, coarse=False) if config.coarse < 1 else None
+        self.kept_coarse = self._keep(images, coarse=True) if config.coarse > 0 else None
 
-    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator) -> Tensor:
+    def __call__(
+        self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator, done: float
+    ) -> Tensor:
         """Compare decoded images with targets, see `reconstruction_loss`."""
         total = self.config.pixel_weight * l1(decoded, targets)
-        if self.kept is not None:
-            wanted = [level[rows].permute(0, 3, 1, 2) for level in self.kept]
-            return total + _distance(self.features(decoded), wanted)
-        window = _random_window(decoded.shape[-1], self.config.crop, draws)
-        total = total + self._at_one_scale(decoded[window], targets[window], self.config.levels)
-        if self.multi_scale:
+        coarse = done < self.config.coarse
+        if coarse:
+            decoded, targets = _halved(decoded), _halved(targets)
+        levels, texture = self._levels(coarse), 0.0 if coarse else self.config.texture
+        kept = self.kept_coarse if coarse else self.kept
+        if kept is not None:
+            wanted = [level[rows].permute(0, 3, 1, 2) for level in kept]
+            return total + _distance(self.features(decoded, levels), wanted, texture, draws)
+        size = decoded.shape[-1]
+        window = _random_window(size, self.config.crop, draws)
+        total = total + self._at_one_scale(decoded[window], targets[window], levels, texture, draws)
+        if size > MULTI_SCALE_ABOVE:
             small, small_targets = F.avg_pool2d(decoded, 4), F.avg_pool2d(targets, 4)
-            total = total + self._at_one_scale(small, small_targets, min(self.config.levels, 4))
+            total = total + self._at_one_scale(small, small_targets, min(levels, 4), 0.0, draws)
         return total
 
-    def features(self, images: Tensor, levels: int | None = None) -> list[Tensor]:
+    def _levels(self, coarse: bool) -> int:
+        return min(self.config.levels, 4) if coarse else self.config.levels  # halved, 16 px have no fifth
+
+    def features(self, images: Tensor, levels: int) -> list[Tensor]:
         """Return the activations at the end of each level, [b, c, h, w] in channels-last order."""
         taps = []
         images = normalize_for_vgg(images).to(self.execution.precision)
-        for i, layer in enumerate(self.network[: LEVEL_ENDS[(levels or self.config.levels) - 1] + 1]):
+        for i, layer in enumerate(self.network[: LEVEL_ENDS[levels - 1] + 1]):
             images = layer(images)
             if i in LEVEL_ENDS:
                 taps.append(images)
         return taps
 
-    def _at_one_scale(self, decoded: Tensor, targets: Tensor, levels: int) -> Tensor:
+    def _at_one_scale(
+        self, decoded: Tensor, targets: Tensor, levels: int, texture: float, draws: torch.Generator
+    ) -> Tensor:
         with torch.no_grad():
             wanted = self.features(targets, levels)
-        return _distance(self.features(decoded, levels), wanted)
+        return _distance(self.features(decoded, levels), wanted, texture, draws)
 
     @torch.no_grad()
-    def _keep(self, images: NDArray[np.uint8]) -> list[Tensor] | None:
-        """Compute the features of all images, each level [n, h, w, c], if they fit into the cache.
+    def _keep(self, images: NDArray[np.uint8], coarse: bool) -> list[Tensor] | None:
+        """Compute the features of all images, each level [n, h, w, c], if they are always needed and fit.
 
         The blocks never change, so a resumed run computes the same bytes.
         """
+        size = images.shape[1] // 2 if coarse else images.shape[1]
+        if size > MULTI_SCALE_ABOVE or (self.config.crop is not None and self.config.crop < size):
+            return None
 
         def of(block: NDArray[np.uint8]) -> list[Tensor]:
-            return self.features(to_float(upload(block, self.execution)))
+            whole = to_float(upload(block, self.execution))
+            return self.features(_halved(whole) if coarse else whole, self._levels(coarse))
 
         one = of(images[:1])
         needed = len(images) * sum(level.nbytes for level in one)
-        if needed > self.config.cache_gib * 2**30:
+        if needed > self.room:
             return None
+        self.room -= needed
         knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed in each step"
         check_memory("glo: features of all images", needed, self.execution, knob)
         shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
         kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
-        with progress("glo: features of the images", len(images), "images") as advance:
+        what = "features of the images" + " at half their size" * coarse
+        with progress(f"glo: {what}", len(images), "images") as advance:
             for start in range(0, len(images), CACHED_AT_ONCE):
                 block = images[start : start + CACHED_AT_ONCE]
                 for level, found in zip(kept, of(block), strict=True):
@@ -160,9 +183,52 @@ class Perceptual:
         return kept
 
 
-def _distance(found: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """Return the sum of the mean absolute differences of all levels."""
-    return torch.stack([_MeanAbsolute.apply(a, b) for a, b in zip(found, wanted, strict=True)]).sum()
+def _halved(images: Tensor) -> Tensor:
+    return F.avg_pool2d(images, 2)
+
+
+def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, draws: torch.Generator) -> Tensor:
+    """Return the sum, over all levels, of the mean absolute differences and of the distance of textures."""
+    pairs = list(zip(found, wanted, strict=True))
+    total = torch.stack([_MeanAbsolute.apply(a, b) for a, b in pairs]).sum()
+    if texture:
+        total = total + texture * torch.stack([sliced_wasserstein(a, b, draws) for a, b in pairs]).sum()
+    return total
+
+
+def sliced_wasserstein(found: Tensor, wanted: Tensor, draws: torch.Generator) -> Tensor:
+    """Return how far apart the distributions of features within each image are, wherever they lie.
+
+    The sliced Wasserstein distance of Heitz et al. (CVPR 2021, arXiv:2006.07229): features are projected onto
+    random directions, sorted over the positions of an image, and compared in this order, here by L1. A
+    blurred image has other features than a sharp one in any order, so blur costs, and texture need not lie
+    where it does in the target.
+
+    Parameters
+    ----------
+    found, wanted
+        Features, float [b, c, h, w]. Of maps with more than 1,024 positions, as many are drawn.
+    draws
+        Generator of the directions and positions.
+
+    Returns
+    -------
+    Tensor
+        float32 [], the mean over images, directions and positions.
+    """
+    channels, positions = found.shape[1], found[0, 0].numel()
+    directions = F.normalize(torch.randn(channels, DIRECTIONS, generator=draws), dim=0).to(found)
+    chosen = None
+    if positions > POSITIONS:
+        chosen = torch.randperm(positions, generator=draws)[:POSITIONS].to(found.device)
+
+    def ordered(features: Tensor) -> Tensor:
+        rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # => [b, h * w, c]
+        if chosen is not None:
+            rows = rows.index_select(1, chosen)
+        return (rows @ directions).float().sort(dim=1).values
+
+    return (ordered(found) - ordered(wanted)).abs().mean()
 
 
 class _MeanAbsolute(torch.autograd.Function):

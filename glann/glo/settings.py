@@ -26,6 +26,12 @@ class Loss(Section):
     crop: int | None = Field(None, ge=16, le=1024)
     """for perceptual: compare full-scale features only on a random square with sides of this many pixels, a
     new one in each step, to save time; null: on whole images"""
+    coarse: float = Field(0.0, ge=0, le=1)
+    """for perceptual: fraction of the training in which features are those of images of half the size, which
+    takes about a quarter of the time; 0: never"""
+    texture: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """for perceptual, after the coarse part: weight of the distance between textures, which makes images
+    sharper; 0: none"""
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
     """for perceptual without crop, up to 64 px: cache the features of the training images if they fit into
     this much memory, in GiB per process; otherwise they are computed in every step; 0: no cache"""
@@ -40,8 +46,8 @@ class Glo(Section):
     """size of a latent (in the paper: 64)"""
     latent_init: Literal["pca", "pca_whitened", "random"] = "pca"
     """start latents from the images' principal components (pca, pca_whitened) or from noise (random)"""
-    latent_noise: float = Field(0.25, ge=0, le=10)
-    """length of the noise added to latents in training; latents have length 1 (in the paper: 0)"""
+    latent_noise: float = Field(0.4, ge=0, le=10)
+    """largest length of the noise added to latents in training; latents have length 1 (in the paper: 0)"""
     decoder: Decoder = Decoder()
     loss: Loss = Loss()
     epochs: int = Field(20, ge=1, le=LARGEST)

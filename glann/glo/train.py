@@ -108,10 +108,11 @@ def train_glo(
         for _ in course.epochs():
             for rows, weight, targets in read_ahead(own, course.batches(seed), execution):
                 i, factor = course.steps_done, course.learning_rate_factor
+                draws = stream(seed, "glo", i, "loss")
                 latents = table.rows(rows)
                 with execution.autocast():
                     decoded = parallel(perturb(latents, rows, i))
-                    loss = loss_of(decoded, targets, rows, stream(seed, "glo", i, "loss"))
+                    loss = loss_of(decoded, targets, rows, draws, course.done)
                 (loss * weight).backward()  # the mean over processes is the gradient of the whole batch
                 step(optimizer, config.decoder_lr * factor)
                 # A latent belongs to one image, so its gradient is scaled back from the mean over the batch.

@@ -116,6 +116,11 @@ class Course(AbstractContextManager["Course"]):
         return self._step == 0
 
     @property
+    def done(self) -> float:
+        """Fraction of all steps that is done."""
+        return self.steps_done / (self.epoch_count * self.shard.steps)
+
+    @property
     def learning_rate_factor(self) -> float:
         """Factor on the learning rates in the current step."""
         return learning_rate_factor(self.schedule, self.steps_done, self.epoch_count * self.shard.steps)

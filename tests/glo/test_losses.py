@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from glann.glo.losses import l1, laplacian, reconstruction_loss
+from glann.glo.losses import Perceptual, l1, laplacian, reconstruction_loss, sliced_wasserstein
 from glann.glo.settings import Loss
 from glann.networks.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16
 from glann.runtime.compute import Execution
@@ -22,8 +22,8 @@ def test_losses_are_zero_for_equal_images_and_positive_otherwise(random_vgg: str
     images, others = torch.rand(2, 2, 3, 32, 32).mul(255).round() / 255
     for config in (Loss(kind="l1"), Loss(kind="laplacian"), Loss(kind="perceptual", weights=random_vgg)):
         loss = reconstruction_loss(config, cpu, pixels(images))
-        assert loss(images, images, torch.arange(2), stream(0, "x")).item() == pytest.approx(0, abs=1e-5)
-        assert loss(images, others, torch.arange(2), stream(0, "x")) > 0.01
+        assert loss(images, images, torch.arange(2), stream(0, "x"), 0.0).item() == pytest.approx(0, abs=1e-5)
+        assert loss(images, others, torch.arange(2), stream(0, "x"), 0.0) > 0.01
 
 
 def test_the_laplacian_loss_is_the_distance_of_the_pyramids():
@@ -67,7 +67,7 @@ def test_the_perceptual_loss_is_the_papers_sum(random_vgg: str, cpu: Execution):
     for gib in (0, 1):  # features of the targets computed at each step, and once
         config = Loss(kind="perceptual", levels=3, weights=random_vgg, cache_gib=gib)
         loss = reconstruction_loss(config, cpu, pixels(targets.flip(0)))
-        found = loss(images, targets, torch.tensor([1, 0]), stream(0, "x"))
+        found = loss(images, targets, torch.tensor([1, 0]), stream(0, "x"), 0.0)
         assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -77,7 +77,7 @@ def test_the_cropped_perceptual_loss_sees_every_part_in_time(random_vgg: str, cp
     loss = reconstruction_loss(config, cpu, pixels(images.detach()))
     draws = stream(0, "x")
     for _ in range(40):
-        loss(images, torch.rand(1, 1, 32, 32), torch.arange(1), draws).backward()
+        loss(images, torch.rand(1, 1, 32, 32), torch.arange(1), draws, 0.0).backward()
     assert images.grad is not None and (images.grad != 0).all()
 
 
@@ -90,7 +90,7 @@ def test_large_images_are_compared_at_two_scales(random_vgg: str, cpu: Execution
         (first_level(normalize_for_vgg(x)) - first_level(normalize_for_vgg(y))).abs().mean()
         for x, y in ((a, b), (F.avg_pool2d(a, 4), F.avg_pool2d(b, 4)))
     )
-    found = loss(a, b, torch.arange(1), stream(0, "x"))
+    found = loss(a, b, torch.arange(1), stream(0, "x"), 0.0)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -100,7 +100,89 @@ def test_cached_features_are_those_of_each_image(random_vgg: str, cpu: Execution
     cached, computed = (
         reconstruction_loss(
             Loss(kind="perceptual", levels=1, weights=random_vgg, cache_gib=gib), cpu, pixels(targets)
-        )(decoded, targets[rows], rows, stream(0, "x"))
+        )(decoded, targets[rows], rows, stream(0, "x"), 0.0)
         for gib in (1, 0)
     )
     assert cached.item() == pytest.approx(computed.item(), rel=1e-5)
+
+
+def test_the_coarse_part_compares_images_of_half_the_size(random_vgg: str, cpu: Execution):
+    images, targets = torch.rand(2, 3, 1, 32, 32).mul(255).round() / 255
+    rows = torch.arange(3)
+    config = Loss(kind="perceptual", levels=2, weights=random_vgg, pixel_weight=0.0, coarse=0.5)
+    whole = reconstruction_loss(config.model_copy(update={"coarse": 0.0}), cpu, pixels(targets))
+    halves = [F.avg_pool2d(x, 2) for x in (images, targets)]
+    network, expected = vgg16(random_vgg, 2), torch.zeros(())
+    a, b = map(normalize_for_vgg, halves)
+    for i, layer in enumerate(network):
+        a, b = layer(a), layer(b)
+        if i in LEVEL_ENDS:
+            expected = expected + (a - b).abs().mean()
+    for gib in (0, 1):
+        loss = reconstruction_loss(config.model_copy(update={"cache_gib": gib}), cpu, pixels(targets))
+        first, second = (loss(images, targets, rows, stream(0, "x"), done).item() for done in (0.49, 0.5))
+        assert first == pytest.approx(expected.item(), rel=1e-4)
+        assert second == pytest.approx(whole(images, targets, rows, stream(0, "x"), 0.5).item(), rel=1e-4)
+
+
+def test_the_smallest_images_have_a_coarse_part_at_all_levels(random_vgg: str, cpu: Execution):
+    images, targets = torch.rand(2, 2, 1, 16, 16)
+    config = Loss(kind="perceptual", levels=5, weights=random_vgg, coarse=1.0)
+    loss = reconstruction_loss(config, cpu, pixels(targets))
+    assert loss(images, targets, torch.arange(2), stream(0, "x"), 0.9).isfinite()
+
+
+def test_the_cache_holds_the_whole_images_first(random_vgg: str, cpu: Execution):
+    images = pixels(torch.rand(4, 1, 32, 32))
+    one_level = 4 * 64 * 32 * 32 * 4 / 2**30  # of four images in float32
+    for room, kept in (
+        (1.3, (True, True)),
+        (1.2, (True, False)),
+        (0.9, (False, True)),
+        (0.2, (False, False)),
+    ):
+        config = Loss(kind="perceptual", levels=1, weights=random_vgg, coarse=0.5, cache_gib=room * one_level)
+        loss = Perceptual(config, cpu, images)
+        assert (loss.kept is not None, loss.kept_coarse is not None) == kept
+
+
+def test_textures_are_compared_wherever_they_lie():
+    draws = torch.Generator().manual_seed(0)
+    texture = torch.randn(1, 8, 16, 16, generator=draws)
+    elsewhere = texture.flatten(2)[..., torch.randperm(256, generator=draws)].reshape(texture.shape)
+    blurred = F.avg_pool2d(texture, 3, stride=1, padding=1)
+    assert sliced_wasserstein(texture, elsewhere, draws) < 1e-5
+    assert sliced_wasserstein(texture, blurred, draws) > 0.3
+    # Along any direction, two features that differ by a constant vector differ by its component.
+    moved = texture + torch.full((8, 1, 1), 0.5)
+    found = torch.stack([sliced_wasserstein(texture, moved, draws) for _ in range(200)]).mean()
+    components = F.normalize(torch.randn(100_000, 8, generator=draws), dim=1).sum(dim=1) * 0.5
+    assert found.item() == pytest.approx(components.abs().mean().item(), rel=0.05)
+
+
+def test_large_maps_are_compared_at_some_positions_without_a_bias():
+    draws = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 2, 4, 64, 64, generator=draws) * torch.tensor([1.0, 2.0])[:, None, None, None, None]
+    found = torch.stack([sliced_wasserstein(a, b, draws) for _ in range(30)]).mean()
+    expected = torch.tensor(2 / np.pi).sqrt()  # E |x - 2 x| of a normal x
+    assert found.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+def test_the_texture_counts_after_the_coarse_part_only(random_vgg: str, cpu: Execution):
+    images, targets = torch.rand(2, 1, 1, 32, 32).mul(255).round() / 255
+    plain, textured = (
+        reconstruction_loss(
+            Loss(kind="perceptual", levels=2, weights=random_vgg, coarse=0.5, texture=texture),
+            cpu,
+            pixels(targets),
+        )
+        for texture in (0.0, 2.0)
+    )
+
+    def both(done: float) -> list[float]:
+        return [
+            loss(images, targets, torch.arange(1), stream(0, "x"), done).item() for loss in (plain, textured)
+        ]
+
+    first, second = both(0.2), both(0.8)
+    assert first[0] == first[1] and second[1] > second[0]

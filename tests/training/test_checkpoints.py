@@ -56,7 +56,16 @@ def weights(network: nn.Module) -> Tensor:
 def train(request: pytest.FixtureRequest, shapes: np.ndarray, cpu: Execution, random_vgg: str) -> Train:
     images = np.pad(shapes, ((0, 0), (8, 8), (8, 8), (0, 0)))
     changes = {
-        "crops": {"loss": {"kind": "perceptual", "levels": 1, "crop": 16, "weights": random_vgg}},
+        "crops": {
+            "loss": {
+                "kind": "perceptual",
+                "levels": 1,
+                "crop": 16,
+                "coarse": 0.5,
+                "texture": 0.5,
+                "weights": random_vgg,
+            }
+        },
         "batch norm": {"decoder": {"kind": "infogan", "width": 8}},
         "imle with batch norm": {"mapping": {"kind": "mlp", "width": 16, "depth": 1}},
     }.get(request.param, {})
