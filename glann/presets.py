@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "texture": 0.5,
                 "cache_gib": 6.0,
             },
-            "epochs": 70,
+            "epochs": 80,
             "batch_size": 16,
             "latent_lr": 0.02,
             "ema": 0.995,
