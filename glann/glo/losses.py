@@ -105,8 +105,10 @@ class Perceptual:
         self.config, self.execution = config, execution
         self.network = vgg16(config.weights, config.levels)
         self.network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
+        # Reduced four times, features of less than 16 px vanish.
+        self.coarse_levels = min(config.levels, 5 if images.shape[1] >= 32 else 4)
         self.room = config.cache_gib * 2**30  # bytes
-        self.kept = self._keep(images, coarse=False) if config.coarse < 1 else None
+        self.kept = self._keep(images, coarse=False)
         self.kept_coarse = self._keep(images, coarse=True) if config.coarse > 0 else None
 
     def __call__(
@@ -117,6 +119,8 @@ class Perceptual:
         coarse = done < self.config.coarse
         if coarse:
             decoded, targets = _halved(decoded), _halved(targets)
+        else:
+            self.kept_coarse = None  # it has served
         levels, texture = self._levels(coarse), 0.0 if coarse else self.config.texture
         kept = self.kept_coarse if coarse else self.kept
         if kept is not None:
@@ -131,7 +135,7 @@ class Perceptual:
         return total
 
     def _levels(self, coarse: bool) -> int:
-        return min(self.config.levels, 4) if coarse else self.config.levels  # halved, 16 px have no fifth
+        return self.coarse_levels if coarse else self.config.levels
 
     def features(self, images: Tensor, levels: int) -> list[Tensor]:
         """Return the activations at the end of each level, [b, c, h, w] in channels-last order."""

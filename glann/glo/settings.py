@@ -26,15 +26,16 @@ class Loss(Section):
     crop: int | None = Field(None, ge=16, le=1024)
     """for perceptual: compare full-scale features only on a random square with sides of this many pixels, a
     new one in each step, to save time; null: on whole images"""
-    coarse: float = Field(0.0, ge=0, le=1)
-    """for perceptual: fraction of the training in which features are those of images of half the size, which
-    takes about a quarter of the time; 0: never"""
-    texture: float = Field(0.0, ge=0, allow_inf_nan=False)
+    coarse: float = Field(0.0, ge=0, lt=1)
+    """for perceptual: fraction of the training in which features are those of images of half the size, which,
+    without crop, takes about a quarter of the time; 0: never"""
+    texture: float = Field(0.0, ge=0, le=5)
     """for perceptual, after the coarse part: weight of the distance between textures, which makes images
     sharper; 0: none"""
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
-    """for perceptual without crop, up to 64 px: cache the features of the training images if they fit into
-    this much memory, in GiB per process; otherwise they are computed in every step; 0: no cache"""
+    """for perceptual without crop, up to 64 px (128 px for coarse): cache the features of the training images
+    if they fit into this much memory, in GiB per process; otherwise they are computed in every step; 0: no
+    cache"""
     weights: Text | None = None
     """for perceptual: file of VGG-16 weights, .safetensors or torchvision's .pth; null: download them"""
 
