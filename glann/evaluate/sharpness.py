@@ -33,7 +33,7 @@ def laplacian_variance(images: NDArray[np.uint8]) -> Tensor:
 def relative_sharpness(variances: Tensor, reference: Tensor) -> float:
     """Return the ratio of the medians of two sets of `laplacian_variance`: 1 if they are equally sharp.
 
-    Of a reference without any edge, the ratio is 0.
+    If the reference has no edges, 0.
     """
     typical = float(reference.median())
     return float(variances.median()) / typical if typical else 0.0

@@ -1,6 +1,7 @@
 """The reconstruction losses of GLO."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import EllipsisType
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from glann.glo.settings import Loss
 from glann.images.tensors import to_float, upload
@@ -19,7 +20,7 @@ from glann.runtime.progress import progress
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
 CACHED_AT_ONCE = 64  # images
-DIRECTIONS, POSITIONS = 16, 1024  # of a feature map, that its texture is compared at
+DIRECTIONS, POSITIONS = 16, 1024  # random directions, and at most so many positions, to compare textures
 
 ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator, float], Tensor]
 
@@ -95,49 +96,103 @@ class Perceptual:
     """L1 distance of VGG-16 features at several levels and of pixels, as in the GLANN paper.
 
     In the first part of the training, `config.coarse`, the features are those of images of half the size.
-    After it, `config.texture` adds the distance of the textures.
-
-    The features of the targets never change. If whole images are compared and the cache is large enough, they
-    are computed only once.
+    After it, `config.texture` adds the distance of the textures. Calls come in the order of training: once
+    the coarse part is over, its features are dropped.
     """
 
     def __init__(self, config: Loss, execution: Execution, images: NDArray[np.uint8]):
-        self.config, self.execution = config, execution
-        self.network = vgg16(config.weights, config.levels)
-        self.network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
-        # Reduced four times, features of less than 16 px vanish.
-        self.coarse_levels = min(config.levels, 5 if images.shape[1] >= 32 else 4)
-        self.room = config.cache_gib * 2**30  # bytes
-        self.kept = self._keep(images, coarse=False)
-        self.kept_coarse = self._keep(images, coarse=True) if config.coarse > 0 else None
+        self.config = config
+        network = vgg16(config.weights, config.levels)
+        network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
+        self.fine = FeatureDistance(network, config, execution, config.levels, config.texture)
+        self.coarse = None
+        room = config.cache_gib * 2**30 - self.fine.keep(images, config.cache_gib * 2**30)
+        if config.coarse > 0:
+            # Level 5 halves the size four times, so it needs 16 px.
+            levels = min(config.levels, 5 if images.shape[1] // 2 >= 16 else 4)
+            self.coarse = FeatureDistance(network, config, execution, levels, texture=0.0, halve=True)
+            self.coarse.keep(images, room)
 
     def __call__(
         self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator, done: float
     ) -> Tensor:
         """Compare decoded images with targets, see `reconstruction_loss`."""
-        total = self.config.pixel_weight * l1(decoded, targets)
-        coarse = done < self.config.coarse
-        if coarse:
-            decoded, targets = _halved(decoded), _halved(targets)
-        else:
-            self.kept_coarse = None  # it has served
-        levels, texture = self._levels(coarse), 0.0 if coarse else self.config.texture
-        kept = self.kept_coarse if coarse else self.kept
-        if kept is not None:
-            wanted = [level[rows].permute(0, 3, 1, 2) for level in kept]
-            return total + _distance(self.features(decoded, levels), wanted, texture, draws)
-        size = decoded.shape[-1]
+        if done >= self.config.coarse:
+            self.coarse = None
+        compared = self.coarse or self.fine
+        pixels = self.config.pixel_weight * l1(decoded, targets)
+        return pixels + compared(decoded, targets, rows, draws)
+
+
+@dataclass
+class FeatureDistance:
+    """Distance of the VGG-16 features of images, at their full size or at half of it.
+
+    The features of the targets never change. If whole images are compared and there is room, they are
+    computed only once.
+    """
+
+    network: nn.Sequential
+    config: Loss
+    execution: Execution
+    levels: int
+    texture: float
+    halve: bool = False
+    kept: list[Tensor] | None = None  # features of all targets, each level [n, h, w, c]
+
+    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator) -> Tensor:
+        """Compare decoded images with targets, see `reconstruction_loss`."""
+        decoded = self._resized(decoded)
+        if self.kept is not None:
+            wanted = [level[rows].permute(0, 3, 1, 2) for level in self.kept]
+            return _distance(self._features(decoded, self.levels), wanted, self.texture, draws)
+        targets, size = self._resized(targets), decoded.shape[-1]
         window = _random_window(size, self.config.crop, draws)
-        total = total + self._at_one_scale(decoded[window], targets[window], levels, texture, draws)
+        total = self._at_one_scale(decoded[window], targets[window], self.levels, self.texture, draws)
         if size > MULTI_SCALE_ABOVE:
             small, small_targets = F.avg_pool2d(decoded, 4), F.avg_pool2d(targets, 4)
-            total = total + self._at_one_scale(small, small_targets, min(levels, 4), 0.0, draws)
+            total = total + self._at_one_scale(small, small_targets, min(self.levels, 4), 0.0, draws)
         return total
 
-    def _levels(self, coarse: bool) -> int:
-        return self.coarse_levels if coarse else self.config.levels
+    @torch.no_grad()
+    def keep(self, images: NDArray[np.uint8], room: float) -> int:
+        """Compute the features of all images if these are compared whole and they fit into `room` bytes.
 
-    def features(self, images: Tensor, levels: int) -> list[Tensor]:
+        The blocks never change, so a resumed run computes the same bytes.
+
+        Returns
+        -------
+        int
+            The bytes that they take, 0 if they are not kept.
+        """
+        size = images.shape[1] // (2 if self.halve else 1)
+        if size > MULTI_SCALE_ABOVE or (self.config.crop is not None and self.config.crop < size):
+            return 0
+
+        def of(block: NDArray[np.uint8]) -> list[Tensor]:
+            return self._features(self._resized(to_float(upload(block, self.execution))), self.levels)
+
+        one = of(images[:1])
+        needed = len(images) * sum(level.nbytes for level in one)
+        if needed > room:
+            return 0
+        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed in each step"
+        check_memory("glo: features of all images", needed, self.execution, knob)
+        shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
+        self.kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
+        what = "features of the images" + " at half their size" * self.halve
+        with progress(f"glo: {what}", len(images), "images") as advance:
+            for start in range(0, len(images), CACHED_AT_ONCE):
+                block = images[start : start + CACHED_AT_ONCE]
+                for level, found in zip(self.kept, of(block), strict=True):
+                    level[start : start + len(block)] = found.permute(0, 2, 3, 1)
+                advance(len(block))
+        return needed
+
+    def _resized(self, images: Tensor) -> Tensor:
+        return F.avg_pool2d(images, 2) if self.halve else images
+
+    def _features(self, images: Tensor, levels: int) -> list[Tensor]:
         """Return the activations at the end of each level, [b, c, h, w] in channels-last order."""
         taps = []
         images = normalize_for_vgg(images).to(self.execution.precision)
@@ -151,44 +206,8 @@ class Perceptual:
         self, decoded: Tensor, targets: Tensor, levels: int, texture: float, draws: torch.Generator
     ) -> Tensor:
         with torch.no_grad():
-            wanted = self.features(targets, levels)
-        return _distance(self.features(decoded, levels), wanted, texture, draws)
-
-    @torch.no_grad()
-    def _keep(self, images: NDArray[np.uint8], coarse: bool) -> list[Tensor] | None:
-        """Compute the features of all images, each level [n, h, w, c], if they are always needed and fit.
-
-        The blocks never change, so a resumed run computes the same bytes.
-        """
-        size = images.shape[1] // 2 if coarse else images.shape[1]
-        if size > MULTI_SCALE_ABOVE or (self.config.crop is not None and self.config.crop < size):
-            return None
-
-        def of(block: NDArray[np.uint8]) -> list[Tensor]:
-            whole = to_float(upload(block, self.execution))
-            return self.features(_halved(whole) if coarse else whole, self._levels(coarse))
-
-        one = of(images[:1])
-        needed = len(images) * sum(level.nbytes for level in one)
-        if needed > self.room:
-            return None
-        self.room -= needed
-        knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed in each step"
-        check_memory("glo: features of all images", needed, self.execution, knob)
-        shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
-        kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
-        what = "features of the images" + " at half their size" * coarse
-        with progress(f"glo: {what}", len(images), "images") as advance:
-            for start in range(0, len(images), CACHED_AT_ONCE):
-                block = images[start : start + CACHED_AT_ONCE]
-                for level, found in zip(kept, of(block), strict=True):
-                    level[start : start + len(block)] = found.permute(0, 2, 3, 1)
-                advance(len(block))
-        return kept
-
-
-def _halved(images: Tensor) -> Tensor:
-    return F.avg_pool2d(images, 2)
+            wanted = self._features(targets, levels)
+        return _distance(self._features(decoded, levels), wanted, texture, draws)
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, draws: torch.Generator) -> Tensor:
@@ -204,14 +223,13 @@ def sliced_wasserstein(found: Tensor, wanted: Tensor, draws: torch.Generator) ->
     """Return how far apart the distributions of features within each image are, wherever they lie.
 
     The sliced Wasserstein distance of Heitz et al. (CVPR 2021, arXiv:2006.07229): features are projected onto
-    random directions, sorted over the positions of an image, and compared in this order, here by L1. A
-    blurred image has other features than a sharp one in any order, so blur costs, and texture need not lie
-    where it does in the target.
+    random directions, sorted over the positions of an image, and compared in this order, here by L1. Blur
+    changes the features whatever their order, so it is penalised; texture that has merely moved is not.
 
     Parameters
     ----------
     found, wanted
-        Features, float [b, c, h, w]. Of maps with more than 1,024 positions, as many are drawn.
+        Features, float [b, c, h, w]. Larger maps are sampled at 1,024 random positions.
     draws
         Generator of the directions and positions.
 

@@ -27,8 +27,8 @@ class Loss(Section):
     """for perceptual: compare full-scale features only on a random square with sides of this many pixels, a
     new one in each step, to save time; null: on whole images"""
     coarse: float = Field(0.0, ge=0, lt=1)
-    """for perceptual: fraction of the training in which features are those of images of half the size, which,
-    without crop, takes about a quarter of the time; 0: never"""
+    """for perceptual: fraction of the training in which features are those of images of half the size, so
+    that, without crop, a step takes less than half the time; 0: never"""
     texture: float = Field(0.0, ge=0, le=5)
     """for perceptual, after the coarse part: weight of the distance between textures, which makes images
     sharper; 0: none"""

@@ -125,11 +125,23 @@ def test_the_coarse_part_compares_images_of_half_the_size(random_vgg: str, cpu: 
         assert second == pytest.approx(whole(images, targets, rows, stream(0, "x"), 0.5).item(), rel=1e-4)
 
 
-def test_the_smallest_images_have_a_coarse_part_at_all_levels(random_vgg: str, cpu: Execution):
-    images, targets = torch.rand(2, 2, 1, 16, 16)
-    config = Loss(kind="perceptual", levels=5, weights=random_vgg, coarse=0.99)
-    loss = reconstruction_loss(config, cpu, pixels(targets))
-    assert loss(images, targets, torch.arange(2), stream(0, "x"), 0.9).isfinite()
+@pytest.mark.parametrize(("size", "levels"), [(16, 4), (28, 4), (32, 5)])
+def test_the_coarse_part_has_all_levels_that_half_the_size_allows(
+    size: int, levels: int, random_vgg: str, cpu: Execution
+):
+    images, targets = torch.rand(2, 2, 1, size, size)
+    config = Loss(kind="perceptual", levels=5, weights=random_vgg, coarse=0.9)
+    loss = Perceptual(config, cpu, pixels(targets))
+    assert loss.coarse is not None and loss.coarse.levels == levels
+    assert loss(images, targets, torch.arange(2), stream(0, "x"), 0.8).isfinite()
+
+
+def test_the_features_of_the_coarse_part_are_dropped_when_it_is_over(random_vgg: str, cpu: Execution):
+    images, targets = torch.rand(2, 2, 1, 32, 32)
+    loss = Perceptual(Loss(kind="perceptual", levels=1, weights=random_vgg, coarse=0.5), cpu, pixels(targets))
+    for done, there in ((0.0, True), (0.49, True), (0.5, False)):
+        loss(images, targets, torch.arange(2), stream(0, "x"), done)
+        assert (loss.coarse is not None) == there
 
 
 def test_the_cache_holds_the_whole_images_first(random_vgg: str, cpu: Execution):
@@ -143,7 +155,7 @@ def test_the_cache_holds_the_whole_images_first(random_vgg: str, cpu: Execution)
     ):
         config = Loss(kind="perceptual", levels=1, weights=random_vgg, coarse=0.5, cache_gib=room * one_level)
         loss = Perceptual(config, cpu, images)
-        assert (loss.kept is not None, loss.kept_coarse is not None) == kept
+        assert (loss.fine.kept is not None, loss.coarse.kept is not None) == kept
 
 
 def test_textures_are_compared_wherever_they_lie():
