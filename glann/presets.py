@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
                 "levels": 3,
                 "pixel_weight": 100.0,
                 "coarse": 0.6,
-                "texture": 0.5,
+                "texture": 2.0,
                 "cache_gib": 6.0,
             },
             "epochs": 80,

@@ -20,6 +20,7 @@ from glann.runtime.progress import progress
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
 CACHED_AT_ONCE = 64  # images
+DETAIL_LEVELS = 2  # of VGG, at which absolute differences count less if textures are compared
 DIRECTIONS, POSITIONS = 16, 1024  # random directions, and at most so many positions, to compare textures
 
 ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator, float], Tensor]
@@ -211,11 +212,16 @@ class FeatureDistance:
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, draws: torch.Generator) -> Tensor:
-    """Return the sum, over all levels, of the mean absolute differences and of the distance of textures."""
-    pairs = list(zip(found, wanted, strict=True))
-    total = torch.stack([_MeanAbsolute.apply(a, b) for a, b in pairs]).sum()
-    if texture:
-        total = total + texture * torch.stack([sliced_wasserstein(a, b, draws) for a, b in pairs]).sum()
+    """Return the sum over levels of the mean absolute differences, plus `texture` times that of the textures.
+
+    Where details can lie in many ways, an absolute difference is least for their mean, which is blur. So at
+    the first levels, which see details, it gives way to the distance of textures.
+    """
+    total = torch.zeros((), device=found[0].device)
+    for level, (a, b) in enumerate(zip(found, wanted, strict=True)):
+        total = total + _MeanAbsolute.apply(a, b) / (1 + texture if level < DETAIL_LEVELS else 1)
+        if texture:
+            total = total + texture * sliced_wasserstein(a, b, draws)
     return total
 
 

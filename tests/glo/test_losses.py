@@ -197,4 +197,19 @@ def test_the_texture_counts_after_the_coarse_part_only(random_vgg: str, cpu: Exe
         ]
 
     first, second = both(0.2), both(0.8)
-    assert first[0] == first[1] and second[1] > second[0]
+    assert first[0] == first[1] and second[0] != second[1]
+
+
+def test_textures_take_weight_from_the_levels_that_see_details(random_vgg: str, cpu: Execution):
+    images, targets = torch.rand(2, 1, 1, 32, 32).mul(255).round() / 255
+    config = Loss(kind="perceptual", levels=3, weights=random_vgg, pixel_weight=0.0, texture=3.0)
+    a, b = normalize_for_vgg(images), normalize_for_vgg(targets)
+    draws, expected = stream(0, "x"), torch.zeros(())
+    for i, layer in enumerate(vgg16(random_vgg, 3)):
+        a, b = layer(a), layer(b)
+        if i in LEVEL_ENDS:
+            share = 1 if i == LEVEL_ENDS[2] else 1 / 4
+            expected = expected + share * (a - b).abs().mean() + 3 * sliced_wasserstein(a, b, draws)
+    loss = reconstruction_loss(config, cpu, pixels(targets))
+    found = loss(images, targets, torch.arange(1), stream(0, "x"), 0.0)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
