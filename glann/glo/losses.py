@@ -15,7 +15,9 @@ from glann.glo.settings import Loss
 from glann.images.tensors import to_float, upload
 from glann.networks.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16, vgg16_structure
 from glann.runtime.compute import Execution
+from glann.runtime.console import say
 from glann.runtime.memory import activation_bytes, check_memory
+from glann.runtime.processes import rank
 from glann.runtime.progress import progress
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
@@ -175,13 +177,18 @@ class FeatureDistance:
 
         one = of(images[:1])
         needed = len(images) * sum(level.nbytes for level in one)
+        what = "features of the images" + " at half their size" * self.halve
         if needed > room:
+            if room > 0 and rank() == 0:
+                say(
+                    f"glo: {what} take {needed / 2**30:.1f} GiB, more than is left of glo.loss.cache_gib "
+                    f"({self.config.cache_gib:g}); they are computed in each step, which takes longer"
+                )
             return 0
         knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed in each step"
         check_memory("glo: features of all images", needed, self.execution, knob)
         shapes = [level.permute(0, 2, 3, 1).shape[1:] for level in one]
         self.kept = [one[0].new_empty(len(images), *shape) for shape in shapes]
-        what = "features of the images" + " at half their size" * self.halve
         with progress(f"glo: {what}", len(images), "images") as advance:
             for start in range(0, len(images), CACHED_AT_ONCE):
                 block = images[start : start + CACHED_AT_ONCE]

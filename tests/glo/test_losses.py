@@ -144,7 +144,9 @@ def test_the_features_of_the_coarse_part_are_dropped_when_it_is_over(random_vgg:
         assert (loss.coarse is not None) == there
 
 
-def test_the_cache_holds_the_whole_images_first(random_vgg: str, cpu: Execution):
+def test_the_cache_holds_the_whole_images_first(
+    random_vgg: str, cpu: Execution, capsys: pytest.CaptureFixture[str]
+):
     images = pixels(torch.rand(4, 1, 32, 32))
     one_level = 4 * 64 * 32 * 32 * 4 / 2**30  # of four images in float32
     for room, kept in (
@@ -156,6 +158,8 @@ def test_the_cache_holds_the_whole_images_first(random_vgg: str, cpu: Execution)
         config = Loss(kind="perceptual", levels=1, weights=random_vgg, coarse=0.5, cache_gib=room * one_level)
         loss = Perceptual(config, cpu, images)
         assert (loss.fine.kept is not None, loss.coarse.kept is not None) == kept
+        said = [line for line in capsys.readouterr().err.splitlines() if "glo.loss.cache_gib" in line]
+        assert len(said) == kept.count(False), said
 
 
 def test_textures_are_compared_wherever_they_lie():
