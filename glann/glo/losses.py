@@ -179,10 +179,11 @@ class FeatureDistance:
         needed = len(images) * sum(level.nbytes for level in one)
         what = "features of the images" + " at half their size" * self.halve
         if needed > room:
-            if room > 0 and rank() == 0:
+            if self.config.cache_gib > 0 and rank() == 0:
                 say(
-                    f"glo: {what} take {needed / 2**30:.1f} GiB, more than is left of glo.loss.cache_gib "
-                    f"({self.config.cache_gib:g}); they are computed in each step, which takes longer"
+                    f"glo: {what} take {needed / 2**30:.3g} GiB per process, but {room / 2**30:.3g} of "
+                    f"glo.loss.cache_gib ({self.config.cache_gib:g}) are left; they are computed in each "
+                    f"step{' of the coarse part' * self.halve}, which takes longer"
                 )
             return 0
         knob = f"glo.loss.cache_gib ({self.config.cache_gib:g}) to 0, so that they are computed in each step"
@@ -219,14 +220,16 @@ class FeatureDistance:
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, draws: torch.Generator) -> Tensor:
-    """Return the sum over levels of the mean absolute differences, plus `texture` times that of the textures.
+    """Return the sum over levels of the mean absolute difference plus `texture` times that of textures.
 
-    Where details can lie in many ways, an absolute difference is least for their mean, which is blur. So at
-    the first levels, which see details, it gives way to the distance of textures.
+    Where details can lie in many ways, an absolute difference is least for their median, which is blur. So at
+    the first levels, which see details, it is divided by 1 + `texture`. It keeps its full weight at the last
+    level: the distance of textures does not say where anything is.
     """
+    detail = min(DETAIL_LEVELS, len(found) - 1)
     total = torch.zeros((), device=found[0].device)
     for level, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        total = total + _MeanAbsolute.apply(a, b) / (1 + texture if level < DETAIL_LEVELS else 1)
+        total = total + _MeanAbsolute.apply(a, b) / (1 + texture if level < detail else 1)
         if texture:
             total = total + texture * sliced_wasserstein(a, b, draws)
     return total

@@ -31,7 +31,8 @@ class Loss(Section):
     that, without crop, a step takes less than half the time; 0: never"""
     texture: float = Field(0.0, ge=0, le=5)
     """for perceptual, after the coarse part: weight of the distance between textures, which makes images
-    sharper; the first two levels are then divided by 1 + texture; 0: none"""
+    sharper; absolute differences at the first two levels, but never at the last one, are then divided by
+    1 + texture; 0: none"""
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
     """for perceptual without crop, up to 64 px (128 px for coarse): cache the features of the training images
     if they fit into this much memory, in GiB per process; otherwise they are computed in every step; 0: no

@@ -159,7 +159,9 @@ def test_the_cache_holds_the_whole_images_first(
         loss = Perceptual(config, cpu, images)
         assert (loss.fine.kept is not None, loss.coarse.kept is not None) == kept
         said = [line for line in capsys.readouterr().err.splitlines() if "glo.loss.cache_gib" in line]
-        assert len(said) == kept.count(False), said
+        assert ["half their size" in line for line in said] == [
+            half for half in (False, True) if not kept[half]
+        ]
 
 
 def test_textures_are_compared_wherever_they_lie():
@@ -202,17 +204,26 @@ def test_the_texture_counts_after_the_coarse_part_only(random_vgg: str, cpu: Exe
 
     first, second = both(0.2), both(0.8)
     assert first[0] == first[1] and second[0] != second[1]
+    whole = Loss(kind="perceptual", levels=2, weights=random_vgg, texture=2.0)
+    loss = reconstruction_loss(whole, cpu, pixels(targets))
+    expected = loss(images, targets, torch.arange(1), stream(0, "x"), 0.8).item()
+    assert second[1] == pytest.approx(expected, rel=1e-6)
 
 
-def test_textures_take_weight_from_the_levels_that_see_details(random_vgg: str, cpu: Execution):
+@pytest.mark.parametrize("shares", [[1], [1 / 4, 1], [1 / 4, 1 / 4, 1], [1 / 4, 1 / 4, 1, 1]])
+@pytest.mark.parametrize("gib", [0, 1])
+def test_textures_take_weight_from_the_levels_that_see_details(
+    shares: list[float], gib: int, random_vgg: str, cpu: Execution
+):
     images, targets = torch.rand(2, 1, 1, 32, 32).mul(255).round() / 255
-    config = Loss(kind="perceptual", levels=3, weights=random_vgg, pixel_weight=0.0, texture=3.0)
+    levels = len(shares)
+    config = Loss(kind="perceptual", levels=levels, weights=random_vgg, texture=3.0, cache_gib=gib)
     a, b = normalize_for_vgg(images), normalize_for_vgg(targets)
-    draws, expected = stream(0, "x"), torch.zeros(())
-    for i, layer in enumerate(vgg16(random_vgg, 3)):
+    draws, expected = stream(0, "x"), (images - targets).abs().mean()
+    for i, layer in enumerate(vgg16(random_vgg, levels)):
         a, b = layer(a), layer(b)
         if i in LEVEL_ENDS:
-            share = 1 if i == LEVEL_ENDS[2] else 1 / 4
+            share = shares[LEVEL_ENDS.index(i)]
             expected = expected + share * (a - b).abs().mean() + 3 * sliced_wasserstein(a, b, draws)
     loss = reconstruction_loss(config, cpu, pixels(targets))
     found = loss(images, targets, torch.arange(1), stream(0, "x"), 0.0)
