@@ -81,15 +81,21 @@ def test_the_cropped_perceptual_loss_sees_every_part_in_time(random_vgg: str, cp
     assert images.grad is not None and (images.grad != 0).all()
 
 
-def test_large_images_are_compared_at_two_scales(random_vgg: str, cpu: Execution):
-    config = Loss(kind="perceptual", weights=random_vgg, levels=1, pixel_weight=0.0)
+@pytest.mark.parametrize("texture", [0.0, 2.0])
+def test_large_images_are_compared_at_two_scales(texture: float, random_vgg: str, cpu: Execution):
+    config = Loss(kind="perceptual", weights=random_vgg, levels=2, pixel_weight=0.0, texture=texture)
     a, b = torch.rand(2, 1, 3, 128, 128)
     loss = reconstruction_loss(config, cpu, pixels(b))
-    first_level = vgg16(random_vgg, 1)
-    expected = sum(
-        (first_level(normalize_for_vgg(x)) - first_level(normalize_for_vgg(y))).abs().mean()
-        for x, y in ((a, b), (F.avg_pool2d(a, 4), F.avg_pool2d(b, 4)))
-    )
+    network, draws = vgg16(random_vgg, 2), stream(0, "x")
+    expected = torch.zeros(())
+    for shrink, weight in ((1, texture), (4, 0.0)):  # textures only at full size
+        x, y = (normalize_for_vgg(F.avg_pool2d(image, shrink)) for image in (a, b))
+        for i, layer in enumerate(network):
+            x, y = layer(x), layer(y)
+            if i in LEVEL_ENDS:
+                share = 1 / (1 + weight) if i == LEVEL_ENDS[0] else 1
+                expected = expected + share * (x - y).abs().mean()
+                expected = expected + (weight * sliced_wasserstein(x, y, draws) if weight else 0)
     found = loss(a, b, torch.arange(1), stream(0, "x"), 0.0)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
