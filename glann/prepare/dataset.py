@@ -64,16 +64,22 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             progress("prepare", wanted, "images") as advance,
         ):
             train, holdout = _Images(train_file), _Images(holdout_file)
+            taken = 0
             # A bad file is replaced by the next one in the random order: `count` counts good images.
             for i, pixels in _decoded(source, order, wanted, config, processes):
                 if isinstance(pixels, str):
                     bad[i] = pixels
                     continue
-                (holdout if holdout.count < config.holdout else train).append(pixels)
+                if holdout.count < config.holdout:
+                    holdout.append(pixels)
+                else:
+                    train.append(pixels)
+                    if config.mirror:
+                        train.append(np.ascontiguousarray(pixels[:, ::-1]))
+                taken += 1
                 advance(1)
-                if holdout.count + train.count == wanted:
+                if taken == wanted:
                     break
-        taken = holdout.count + train.count
         _check_bad(source, bad, taken, config)
         _check_enough(taken, config)
         save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))

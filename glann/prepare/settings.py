@@ -34,6 +34,8 @@ class Prepare(Section):
     """RGB colour of padding and behind transparent pixels, 0 to 255"""
     holdout: int = Field(1000, ge=2, le=LARGEST)
     """number of images set aside for evaluation and never used in training"""
+    mirror: bool = False
+    """train also on the mirror image of each training image, which helps if there are few"""
     max_bad_fraction: float = Field(0.1, ge=0, le=1)
     """stop if more than this fraction of the files cannot be read"""
 

@@ -46,6 +46,32 @@ def test_every_image_of_a_tree_becomes_one_training_or_holdout_image(tmp_path):
     }
 
 
+def test_mirror_adds_the_mirror_image_of_each_training_image(tmp_path):
+    fill(tmp_path / "in", 9)
+    for i in range(9):
+        Image.linear_gradient("L").rotate(90).resize((16, 16)).point(lambda v, i=i: v // 2 + 8 * i).save(
+            tmp_path / f"in/{i:03}.png"
+        )
+    plain, holdout, before = run(config("folder", tmp_path / "in"), tmp_path / "plain")
+    images, same_holdout, dataset = run(config("folder", tmp_path / "in", mirror=True), tmp_path / "mirrored")
+    assert (plain != plain[:, :, ::-1]).any(axis=(1, 2, 3)).all()
+    assert (images[0::2] == plain).all()
+    assert (images[1::2] == plain[:, :, ::-1]).all()
+    assert (same_holdout == holdout).all()
+    assert (dataset["taken"], dataset["train"], dataset["holdout"]) == (9, 14, 2)
+    assert dataset["sha256"]["images.npy"] == digest_of_rows(images)
+    assert np.allclose(dataset["channel_means"], before["channel_means"])
+
+
+def test_mirror_images_do_not_count(tmp_path):
+    chosen = config("folder", fill(tmp_path / "in", 20), count=6, mirror=True)
+    images, _, dataset = run(chosen, tmp_path / "out")
+    assert (len(images), dataset["taken"]) == (8, 6)
+    assert "leaves none to train on" in stop(
+        config("folder", fill(tmp_path / "two", 2), mirror=True), tmp_path / "none"
+    )
+
+
 def test_the_preview_shows_the_first_training_images(tmp_path):
     images, _, _ = run(config("folder", fill(tmp_path / "in", 80)), tmp_path / "out")
     preview = np.asarray(Image.open(tmp_path / "out/preview.png"))
