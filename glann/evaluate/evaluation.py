@@ -33,7 +33,7 @@ from glann.sample.generator import Generator
 CHUNK_BYTES = 2**30  # size of the images in memory at once
 SEARCHED = 20_000  # most training images that are searched for copies and for misses
 SHOWN = 64  # images per row that are kept for the pictures
-WITH_NEAREST = 16  # samples whose nearest training image is shown
+WITH_NEAREST = 64  # samples whose nearest training image is shown
 WEAKEST = 10  # images shown that are missed, and samples shown that are unlike any image
 
 Images = Callable[[slice], NDArray[np.uint8]]

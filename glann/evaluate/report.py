@@ -16,7 +16,7 @@ from glann.runtime.console import STDOUT
 from glann.runtime.files import save_json
 
 IN_A_ROW = 10  # images of a row in comparison.png
-PAIRS_IN_A_ROW = 8  # samples and their nearest images in nearest.png
+PAIRS_IN_A_ROW = 16  # samples and their nearest images in nearest.png
 LABELS = {
     "train": "training images",
     "reconstructions": "reconstructions",
