@@ -5,7 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from glann.evaluate.features import BATCH, Network, extract
+from glann.evaluate.features import BATCH, Network
 from glann.images.tensors import thumbnails
 from glann.neighbors.search import nearest
 from glann.runtime.progress import progress
@@ -93,6 +93,11 @@ def nearest_images(
             thumbs.append(thumbnails(images[rows], THUMBNAIL))
             advance(len(rows))
     _, near = nearest(thumbnails(samples, THUMBNAIL), torch.cat(thumbs), k=min(SHORTLIST, len(pool)))
-    candidates = np.asarray(images[pool[np.unique(near.numpy())]])
-    _, found = nearest(network(samples), extract(network, candidates, "features of candidates"))
-    return candidates[found[:, 0].numpy()]
+    candidates = pool[np.unique(near.numpy())]
+    features = []
+    with progress("features of candidates", len(candidates), "images") as advance:
+        for rows in np.array_split(candidates, -(-len(candidates) // BATCH)):
+            features.append(network(np.asarray(images[rows])))
+            advance(len(rows))
+    _, found = nearest(network(samples), torch.cat(features))
+    return np.asarray(images[candidates[found[:, 0].numpy()]])

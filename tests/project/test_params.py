@@ -73,7 +73,7 @@ def test_every_preset_survives_being_written_and_read(name: str, tmp_path: Path)
     assert load_params(path) == preset(name)
 
 
-def test_the_papers_presets_have_the_papers_sizes():
+def test_presets_for_the_papers_data_have_its_sizes():
     for name in ("mnist", "fashion_mnist", "cifar10", "celeba64"):
         params = preset(name)
         assert (params.glo.latent_dim, params.imle.noise_dim) == (64, 32)
