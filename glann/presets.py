@@ -14,7 +14,7 @@ from glann.runtime.validation import did_you_mean, nearest
 SCHEMA_FILE = "docs/params.schema.json"
 
 # For digits and clothes: the paper's decoder, and its sizes of latents and noise. Our mapping draws better.
-_DIGITS = {
+_DIGITS: dict[str, Any] = {
     "glo": {
         "latent_dim": 64,
         "latent_noise": 0.7,
@@ -28,7 +28,7 @@ _DIGITS = {
 
 # For photographs. They also differ in small components: without whitening, or with noise, these are learned
 # far more slowly.
-_PHOTOGRAPHS = {
+_PHOTOGRAPHS: dict[str, Any] = {
     "latent_dim": 64,
     "latent_init": "pca_whitened",
     "latent_noise": 0.0,
