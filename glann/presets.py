@@ -45,7 +45,7 @@ _PHOTOGRAPHS: dict[str, Any] = {
         # a third less time.
         "cache_gib": 6.0,
     },
-    # At equal time, small batches learn more.
+    # In equal epochs, small batches learn more.
     "batch_size": 8,
     "latent_lr": 0.01,
     "ema": 0.995,

@@ -33,7 +33,6 @@ from glann.sample.generator import Generator
 CHUNK_BYTES = 2**30  # size of the images in memory at once
 SEARCHED = 20_000  # most training images that are searched for copies and for misses
 SHOWN = 64  # images per row that are kept for the pictures
-WITH_NEAREST = 64  # samples whose nearest training image is shown
 WEAKEST = 10  # images shown that are missed, and samples shown that are unlike any image
 
 Images = Callable[[slice], NDArray[np.uint8]]
@@ -143,7 +142,7 @@ def evaluate(
             advance()
 
     shown = {name: rows(slice(SHOWN)) for name, rows in sets.items()}
-    nearest = nearest_images(network, shown["glann"][:WITH_NEAREST], images, pool)
+    nearest = nearest_images(network, shown["glann"], images, pool)
     # The generator normalises latents before decoding, so they are compared on the sphere.
     searched = F.normalize(latents[pool].to(drawn.device), dim=1)
     misses, near = farthest(searched, F.normalize(drawn, dim=1), WEAKEST)
