@@ -10,6 +10,8 @@ from glann.runtime.processes import ranks, total
 
 # The last layer of a decoder starts small, so that images start grey. A saturated sigmoid never learns.
 START_GREY = 0.1
+LARGEST_MAP = 128  # px; larger maps would have most of a decoder's weights
+MAP_SPREAD = 0.5  # standard deviation of the initial values of maps; features have about 1
 
 
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -43,6 +45,18 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(input.dtype)
 
 
+class DetailMap(nn.Module):
+    """Add a learned map to features [b, c, size, size], up to `LARGEST_MAP` px; beyond, add nothing."""
+
+    def __init__(self, channels: int, size: int):
+        super().__init__()
+        self.map = nn.Parameter(torch.zeros(1, channels, size, size)) if size <= LARGEST_MAP else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        return x if self.map is None else x + self.map.to(x.dtype)
+
+
 def initialize(module: nn.Module, generator: torch.Generator) -> None:
     """Draw all weights from `generator` (He et al., arXiv:1502.01852), and set biases to zero.
 
@@ -59,3 +73,5 @@ def initialize(module: nn.Module, generator: torch.Generator) -> None:
                 layer.weight *= getattr(layer, "init_scale", 1.0)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        elif isinstance(layer, DetailMap) and layer.map is not None:
+            nn.init.normal_(layer.map, 0, MAP_SPREAD, generator=generator)

@@ -82,7 +82,7 @@ def test_images_that_cannot_be_trained_on_are_one_line(images: np.ndarray, messa
         train_glo(images, Glo(**TINY), 0, cpu)
 
 
-@pytest.mark.parametrize("kind", ["residual", "infogan"])
+@pytest.mark.parametrize("kind", ["residual", "infogan", "smooth"])
 def test_two_equal_constant_images_are_trained_on(kind: str, cpu: Execution):
     config = Glo(**(TINY | {"decoder": {"kind": kind, "width": 8}, "batch_size": 1}))
     result = train_glo(np.full((2, 32, 32, 1), 128, np.uint8), config, 0, cpu)

@@ -134,7 +134,7 @@ def test_thousands_of_changed_files_are_read_or_refused():
     assert not {kind: counts for kind, counts in outcomes.items() if set(counts) - {"read", "refused"}}
 
 
-@pytest.mark.parametrize("kind", ["residual", "infogan", "dcgan"])
+@pytest.mark.parametrize("kind", ["residual", "infogan", "dcgan", "smooth"])
 def test_activations_are_counted_without_making_any(kind: str, cpu: Execution):
     size = 32 if kind != "dcgan" else 64
     architecture = DecoderArchitecture(

@@ -22,7 +22,7 @@ WRONG = {
     ),
     "size of another decoder": (
         "{prepare: {resolution: 64}, glo: {decoder: {kind: infogan}}}",
-        "choose glo.decoder.kind dcgan or residual",
+        "choose glo.decoder.kind dcgan or residual or smooth",
     ),
     "more hold-out than images": ("prepare: {count: 10, holdout: 10}", "prepare.holdout: 10 of 10"),
     "avatars without a number": ("prepare: {count: null}", "prepare.count: avatars are drawn on demand"),
@@ -211,7 +211,7 @@ MEANT = {
     ),
     "choice": (
         "glo: {decoder: {kind: resnet}}",
-        "'dcgan' or 'residual', found 'resnet'; did you mean residual?",
+        "'residual' or 'smooth', found 'resnet'; did you mean residual?",
     ),
     "choice in a list": ("evaluate: {priors: [gausian]}", "found 'gausian'; did you mean gaussian?"),
     "nothing like it": ("glo: {zzz: 3}", "glo.zzz: unknown key; see: glann params"),

@@ -10,10 +10,16 @@ from glann.networks.decoders.dcgan import DcganDecoder
 from glann.networks.decoders.infogan import InfoGanDecoder
 from glann.networks.decoders.modulated import ModulatedDecoder
 from glann.networks.decoders.settings import SIZES_MADE, Decoder
+from glann.networks.decoders.smooth import SmoothDecoder
 from glann.runtime.settings import MOST_DIMENSIONS, Section
 from glann.runtime.tensors import load_network, save_tensors
 
-NETWORKS = {"infogan": InfoGanDecoder, "dcgan": DcganDecoder, "residual": ModulatedDecoder}
+NETWORKS = {
+    "infogan": InfoGanDecoder,
+    "dcgan": DcganDecoder,
+    "residual": ModulatedDecoder,
+    "smooth": SmoothDecoder,
+}
 
 
 class DecoderArchitecture(Section):
