@@ -111,11 +111,19 @@ def _about(
 def params(
     name: Annotated[str, typer.Option("--preset", help=f"one of {', '.join(PRESETS)}")] = "avatars",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of the settings")] = False,
-    check: Annotated[Path | None, _path_option(help="check this params.yaml instead")] = None,
+    check: Annotated[
+        Path | None,
+        _path_option(help="check this params.yaml instead, and the pictures and weights it names"),
+    ] = None,
 ) -> None:
     """Print a params.yaml with the settings of a preset, print the schema, or check a file."""
     if check:
-        load_params(check)
+        settings = load_params(check)
+
+        from glann.preflight import check_pictures, check_weights  # noqa: PLC0415
+
+        check_pictures(settings)
+        check_weights(settings)
     elif schema:
         _write(json.dumps(Params.model_json_schema(), indent=2) + "\n")
     else:

@@ -1,6 +1,8 @@
-"""Reporting an evaluation: metrics.json, plots/, and a table at the terminal."""
+"""Reporting an evaluation: metrics.json, plots/, report.html, and a table at the terminal."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +12,9 @@ from rich.table import Table
 
 from glann.evaluate.comparison import COLUMNS, Curve
 from glann.evaluate.evaluation import Evaluation
+from glann.evaluate.page import write_page
 from glann.evaluate.priors import PRIORS
+from glann.images.curves import save_curves
 from glann.images.png import grid, save_labelled_rows, save_png
 from glann.runtime.console import STDOUT
 from glann.runtime.files import save_json
@@ -25,8 +29,14 @@ LABELS = {
 }
 
 
-def write_report(evaluation: Evaluation, holdout: NDArray[np.uint8], folder: Path) -> None:
-    """Write metrics.json and plots/.
+def write_report(
+    evaluation: Evaluation,
+    holdout: NDArray[np.uint8],
+    losses: Mapping[str, Sequence[Mapping[str, float]]],
+    settings: str,
+    folder: Path,
+) -> None:
+    """Write metrics.json, plots/ and report.html.
 
     Parameters
     ----------
@@ -34,6 +44,10 @@ def write_report(evaluation: Evaluation, holdout: NDArray[np.uint8], folder: Pat
         The results.
     holdout
         The hold-out images, uint8 [m, h, w, c]; the first ones are shown.
+    losses
+        The histories of `train_glo` and `fit_imle`, by name: "glo" and "imle".
+    settings
+        The settings of the run, as text.
     folder
         An existing folder.
     """
@@ -50,20 +64,51 @@ def write_report(evaluation: Evaluation, holdout: NDArray[np.uint8], folder: Pat
     # Image i of reconstructions.png is the reconstruction of image i of real.png.
     for name, file in (("train", "real"), ("reconstructions", "reconstructions"), ("glann", "samples")):
         save_png(plots / f"{file}.png", grid(shown[name], 8))
-    save_json(plots / "prd.json", curve_points(evaluation.curves))
+    points = curve_points(evaluation.curves)
+    save_json(plots / "prd.json", points)
     save_json(plots / "novelty.json", evaluation.novelty)
+    _draw_curves(plots, points, evaluation.novelty, losses)
+    write_page(folder / "report.html", evaluation, plots, settings, LABELS)
     counts = {"count": evaluation.count, "reference_count": evaluation.reference_count}
     save_json(folder / "metrics.json", {"features": evaluation.features, **counts, **evaluation.table})
 
 
-def curve_points(curves: dict[str, Curve]) -> list[dict[str, float]]:
-    """Return each row's precision at evenly spaced recalls; `dvc plots` draws a line per key."""
-    steps = np.linspace(0, 1, 101)
-    points = [{"recall": round(float(step), 2)} for step in steps]
+def _draw_curves(
+    plots: Path,
+    points: Sequence[Mapping[str, Any]],
+    novelty: Sequence[Mapping[str, float]],
+    losses: Mapping[str, Sequence[Mapping[str, float]]],
+) -> None:
+    for name, history in losses.items():
+        epochs = [entry["epoch"] for entry in history]
+        keys = [key for key in history[0] if key != "epoch"]
+        lines = {key: (epochs, [entry[key] for entry in history]) for key in keys}
+        save_curves(plots / f"{name}.png", lines, "epoch", "distance" if len(lines) > 1 else keys[0])
+    by_row = {
+        LABELS[name]: [point for point in points if point["images"] == name]
+        for name in dict.fromkeys(point["images"] for point in points)
+    }
+    lines = {
+        label: ([point["recall"] for point in row], [point["precision"] for point in row])
+        for label, row in by_row.items()
+    }
+    save_curves(plots / "prd.png", lines, "recall", "precision")
+    percent = [entry["percent"] for entry in novelty]
+    lines = {
+        label: ([entry[key] for entry in novelty], percent)
+        for label, key in (("GLANN", "glann"), ("hold-out images", "holdout"))
+    }
+    save_curves(plots / "novelty.png", lines, "distance of features", "share of the images, percent")
+
+
+def curve_points(curves: dict[str, Curve]) -> list[dict[str, Any]]:
+    """Return each row's precision at evenly spaced recalls, a dictionary per point."""
+    points = []
     for name, (precision, recall) in curves.items():
-        for point, step in zip(points, steps, strict=True):
+        for step in np.linspace(0, 1, 101):
             # The best precision among the points with at least this recall, up to rounding.
-            point[name] = round(float(precision[recall >= step - 1e-9].max(initial=0)), 4)
+            best = float(precision[recall >= step - 1e-9].max(initial=0))
+            points.append({"images": name, "recall": round(float(step), 2), "precision": round(best, 4)})
     return points
 
 

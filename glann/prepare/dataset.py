@@ -49,7 +49,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     """
     source = find_images(config, seed)
     found = len(source.items)
-    _check_enough(found, config)
+    check_enough(found, config)
     if source.in_random_order:
         order = np.arange(found)
     else:
@@ -81,7 +81,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
                 if taken == wanted:
                     break
         _check_bad(source, bad, taken, config)
-        _check_enough(taken, config)
+        check_enough(taken, config)
         save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))
         bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
         dataset = {
@@ -127,7 +127,8 @@ class _Images:
         return [int(channel) / (255 * self._pixels) for channel in np.atleast_1d(self._sums)]
 
 
-def _check_enough(images: int, config: Prepare) -> None:
+def check_enough(images: int, config: Prepare) -> None:
+    """Refuse a number of images that leaves none for training."""
     if images > config.holdout:
         return
     ways = ["lower prepare.holdout"] * (images > LEAST_HOLDOUT)

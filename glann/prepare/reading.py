@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -154,12 +155,13 @@ def square(picture: Image.Image, config: Prepare) -> Pixels:
 
 def to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
     """Convert a picture of any mode to RGB, with `background` behind its transparent pixels."""
-    if picture.mode == "RGB" and not picture.has_transparency_data:
+    managed = _profile(picture)
+    if picture.mode == "RGB" and not picture.has_transparency_data and managed is None:
         return picture
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         convert = partial(_grey_to_rgb, white=_white(picture))
     else:
-        convert = partial(_block_to_rgb, background=background)
+        convert = partial(_block_to_rgb, background=background, profile=managed)
     # In blocks: the steps on the way would each take as much memory as the picture.
     rgb = Image.new("RGB", picture.size)
     for box in _blocks(picture):
@@ -175,7 +177,35 @@ def _blocks(picture: Image.Image) -> Iterator[Box]:
             yield left, top, min(left + width, picture.width), min(top + height, picture.height)
 
 
-def _block_to_rgb(picture: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+def _profile(picture: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """Return the colour profile that a picture brings along, unless it is damaged or that of sRGB."""
+    try:
+        profile = ImageCms.ImageCmsProfile(BytesIO(picture.info["icc_profile"]))
+        name = ImageCms.getProfileDescription(profile)
+    except (KeyError, TypeError, OSError, ImageCms.PyCMSError):
+        return None
+    return None if name.startswith("sRGB") else profile
+
+
+def _in_srgb(picture: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
+    """Convert colours from `profile`; if the profile belongs to another mode, leave them as they are."""
+    if picture.mode in ("P", "PA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+    try:
+        converted = ImageCms.profileToProfile(
+            picture, profile, ImageCms.createProfile("sRGB"), outputMode=mode
+        )
+    except ImageCms.PyCMSError:
+        return picture
+    return converted or picture
+
+
+def _block_to_rgb(
+    picture: Image.Image, background: tuple[int, int, int], profile: ImageCms.ImageCmsProfile | None
+) -> Image.Image:
+    if profile:
+        picture = _in_srgb(picture, profile)
     if picture.mode == "LAB":
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")

@@ -1,5 +1,6 @@
-"""Reading YAML files safely: a few hundred bytes can stand for billions of items."""
+"""Reading YAML files safely: a few hundred bytes can stand for billions of items; and writing YAML."""
 
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,10 @@ def read_yaml(path: str | Path) -> Any:
         line = f"line {mark.line + 1}: " if mark else ""
         reason = " ".join(str(getattr(error, "problem", None) or error).split())[:150]
         raise GlannError(f"{path}: {line}not YAML: {reason or type(error).__name__}") from None
+
+
+def yaml_text(values: dict[str, Any]) -> str:
+    """Return nested dictionaries of plain values as YAML."""
+    text = io.StringIO()
+    YAML().dump(values, text)
+    return text.getvalue()

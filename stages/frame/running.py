@@ -65,8 +65,12 @@ class Stage:
         Its name, as in dvc.yaml.
     params
         All of params.yaml; paths also work in the temporary workspace of an experiment.
+    folder
+        Where its results go: ``data/<stage>``.
+    project
+        The folder of the project, which outlives temporary workspaces.
     checkpoints
-        The folder of checkpoints; it outlives temporary workspaces.
+        The folder of checkpoints, in the project.
     """
 
     def __init__(self, name: str):
@@ -78,9 +82,10 @@ class Stage:
         self._settings, self._deps = noted_by_dvc(name)
         self._code = _noted_code(self._deps)
         self._before = self._noted()
-        project = project_folder()
-        self.params = _located(load_params(), project)
-        self.checkpoints = project / ".checkpoints"
+        self.folder = Path("data") / name
+        self.project = project_folder()
+        self.params = _located(load_params(), self.project)
+        self.checkpoints = self.project / ".checkpoints"
 
     def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
         """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].
@@ -126,7 +131,7 @@ class Stage:
         """
         from glann.runtime.files import all_or_none
 
-        with all_or_none(Path("data") / self.name, self._check) as folder:
+        with all_or_none(self.folder, self._check) as folder:
             yield folder
 
     def finish(self) -> None:
@@ -142,7 +147,7 @@ class Stage:
         try:
             self._check()
         except GlannError:
-            for path in Path("data", self.name).glob("[!.]*"):
+            for path in self.folder.glob("[!.]*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             raise
 

@@ -162,4 +162,4 @@ def test_the_curve_written_for_plots_keeps_its_right_end():
     same = blobs(200).reshape(200, -1)[:, :8].astype("float32")
     curve = prd(torch.from_numpy(same), torch.from_numpy(same), seed=0)
     points = curve_points({"same": curve})
-    assert points[-1]["recall"] == 1 and points[-1]["same"] > 0.99
+    assert points[-1]["recall"] == 1 and points[-1]["precision"] > 0.99

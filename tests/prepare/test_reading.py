@@ -43,6 +43,31 @@ def test_every_pillow_mode_becomes_rgb(mode):
     assert np.abs(np.asarray(rgb, int) - expected).max() <= 2
 
 
+def swapped_profile():
+    """A profile whose red is blue, and whose blue is red."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
+    return swapped.replace("sRGB".encode("utf-16-be"), "mine".encode("utf-16-be"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("RGB", ".png"), ("RGB", ".jpg"), ("RGBA", ".png"), ("P", ".png"), ("RGB", ".tif")]
+)
+def test_colours_are_converted_from_an_embedded_profile_to_srgb(tmp_path, mode, suffix):
+    (tmp_path / "in").mkdir()
+    in_mode(mode).save(tmp_path / "in" / f"image{suffix}", icc_profile=swapped_profile())
+    pixels = only_image(tmp_path / "in", tmp_path / "out")
+    assert np.abs(pixels.astype(int) - COLOR[::-1]).max() <= 2
+
+
+@pytest.mark.parametrize("profile", [b"damaged", swapped_profile()], ids=["damaged", "of RGB"])
+def test_a_profile_that_does_not_fit_is_ignored(tmp_path, profile):
+    (tmp_path / "in").mkdir()
+    in_mode("LA").save(tmp_path / "in/image.png", icc_profile=profile)
+    pixels = only_image(tmp_path / "in", tmp_path / "out")
+    assert np.abs(pixels.astype(int) - GREY).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [(mode, ".png") for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from preparing import fill
 
 from glann.images.png import grid
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
@@ -77,6 +78,23 @@ def test_params_are_checked(tmp_path: Path):
     line = fails_in_one_line(glann("params", "--check", tmp_path / "params.yaml"))
     assert "params.yaml: glo.epochs: should be greater than or equal to 1, found 0" in line
     assert glann("params", "--check", ROOT / "params.yaml").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("prepare: {source: folder, path: nowhere}", "prepare.path: nowhere: No such file or directory"),
+        ("prepare: {source: folder, path: three, holdout: 3, count: null}", "there are only 3"),
+        ("glo: {loss: {kind: perceptual, weights: no.pth}}", "no.pth: no such file"),
+        ("evaluate: {features: vgg, weights: three/000.png}", "three/000.png: not a weights file"),
+        ("evaluate: {features: inception, weights: no.pth}", "evaluate.weights: no.pth: no such file"),
+    ],
+)
+def test_pictures_and_weights_are_checked_too(settings: str, said: str, tmp_path: Path):
+    fill(tmp_path / "three", 3)
+    (tmp_path / "params.yaml").write_text(settings)
+    line = fails_in_one_line(glann("params", "--check", "params.yaml", cwd=tmp_path))
+    assert said in line and "No module" not in line
 
 
 def test_a_mapping_is_fitted_to_latents_a_user_brings(tmp_path: Path):

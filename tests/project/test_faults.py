@@ -224,10 +224,12 @@ def test_degenerate_images_are_trained_on_or_refused_in_one_line(
         prepare(params.prepare, 0, tmp_path)
         train, holdout = load_npy(tmp_path / "images.npy"), load_npy(tmp_path / "holdout.npy")
         glo = train_glo(train, params.glo, 0, cpu)
-        generator = Generator(fit_imle(glo.latents, params.imle, 0, cpu).mapping, glo.decoder, cpu)
+        imle = fit_imle(glo.latents, params.imle, 0, cpu)
+        generator = Generator(imle.mapping, glo.decoder, cpu)
         assert generator.sample(5).shape == (5, 16, 16, 3)
         evaluation = evaluate(params.evaluate, 0, train, holdout, glo.latents, generator)
-        write_report(evaluation, holdout, tmp_path / "evaluate")
+        losses = {"glo": glo.history, "imle": imle.history}
+        write_report(evaluation, holdout, losses, "seed: 0", tmp_path / "evaluate")
         assert all(
             p.isfinite().all() for network in (generator.mapping, glo.decoder) for p in parameters(network)
         )

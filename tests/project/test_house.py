@@ -73,8 +73,9 @@ def test_packages_hold_nothing_but_their_docstring():
 
 
 def test_each_stage_has_its_name_in_seven_places():
-    assert tuple(DVC["stages"]) == STAGES
-    for stage, entry in DVC["stages"].items():
+    assert tuple(DVC["stages"]) == ("inputs", *STAGES)
+    for stage in STAGES:
+        entry = DVC["stages"][stage]
         assert entry["cmd"] == f"python -m stages.{stage}"
         assert {f"stages/{stage}.py", "stages/frame", f"glann/{stage}"} <= {*entry["deps"]}
         assert (ROOT / "stages" / f"{stage}.py").is_file() and (ROOT / "glann" / stage).is_dir()

@@ -45,9 +45,10 @@ def test_dvc_repro_runs_every_stage_and_makes_every_artifact(project: Path):
     assert not list((project / ".checkpoints").glob("*"))
 
 
-def test_a_second_time_nothing_runs(project: Path):
+def test_a_second_time_nothing_runs_but_the_look_at_the_inputs(project: Path):
     result = dvc(project, "repro")
-    assert "Data and pipelines are up to date." in result.stdout and "Running" not in result.stdout
+    assert result.stdout.count("Running stage") == 1 and "Running stage 'inputs'" in result.stdout
+    assert result.stdout.count("didn't change, skipping") == len(STAGES)
 
 
 def test_only_what_depends_on_a_changed_key_runs_and_changing_back_restores(project: Path):

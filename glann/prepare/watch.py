@@ -1,0 +1,122 @@
+"""Watching what comes from outside the project: folders of pictures, arrays and weights.
+
+DVC itself cannot watch a folder that may hold unreadable files, and it would list all files of a large one.
+So a stage that always runs reduces each input to one digest, on which other stages depend. A file's content
+is read only if its size or one of its times has changed since it was last read.
+"""
+
+import errno
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+from glann.prepare.settings import Prepare
+from glann.prepare.source import names_in
+from glann.runtime.progress import progress
+
+AT_ONCE = 10_000  # files looked up at once
+
+
+def pictures(config: Prepare, memory: Path) -> dict[str, Any] | None:
+    """Return a digest of the pictures in `prepare.path`, or None if nothing is there.
+
+    Parameters
+    ----------
+    config
+        The `prepare` section of params.yaml.
+    memory
+        A file, made if necessary, that keeps digests from one call to the next.
+
+    Returns
+    -------
+    dict or None
+        "files": their number, and "sha256": the digest of their names and contents. Empty for sources
+        without a path, which never change.
+    """
+    if config.source == "npy":
+        return of_file(config.path, memory)
+    if config.source != "folder":
+        return {}
+    root = os.fsencode(config.path)
+    names = names_in(root) if os.path.isdir(root) else []  # noqa: PTH112 (pathlib has no bytes)
+    return _digest(names, root, memory) if names else None
+
+
+def of_file(path: str | None, memory: Path) -> dict[str, Any] | None:
+    """Return a digest of one file, as `pictures` does; empty without a path, None if it is not there."""
+    if path is None:
+        return {}
+    if not Path(path).is_file():
+        return None
+    # Its name does not matter, only its content.
+    digest = next(_digests([b""], os.fsencode(path), memory))
+    return {"files": 1, "sha256": digest}
+
+
+def _digest(names: Sequence[bytes], root: bytes, memory: Path) -> dict[str, Any]:
+    whole = hashlib.sha256()
+    for name, digest in zip(names, _digests(names, root, memory), strict=True):
+        whole.update(b"%s\0%s\0" % (name, digest.encode()))
+    return {"files": len(names), "sha256": whole.hexdigest()}
+
+
+def _digests(names: Sequence[bytes], root: bytes, memory: Path) -> Iterator[str]:
+    """Yield each file's digest; for one that cannot be read, why."""
+    root = os.path.abspath(root)  # noqa: PTH100
+    with (
+        closing(_opened(memory)) as known,
+        progress("inputs", len(names), "files") as advance,
+    ):
+        for start in range(0, len(names), AT_ONCE):
+            some = names[start : start + AT_ONCE]
+            paths = [os.path.join(root, name) if name else root for name in some]  # noqa: PTH118
+            query = "SELECT path, size, modified, changed, digest FROM files WHERE path BETWEEN ? AND ?"
+            rows = {path: values for path, *values in known.execute(query, (paths[0], paths[-1]))}
+            new = []
+            for path in paths:
+                try:
+                    status = os.stat(path)  # noqa: PTH116
+                    now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+                    *before, digest = rows.get(path, [None])
+                    if before != now:
+                        digest = _content(path)
+                        new.append((path, *now, digest))
+                    yield digest
+                except OSError as error:
+                    yield errno.errorcode.get(error.errno or 0, str(error.strerror))
+                advance(1)
+            with known:
+                known.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", new)
+
+
+def _content(path: bytes) -> str:
+    with open(path, "rb") as file:  # noqa: PTH123
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opened(memory: Path) -> sqlite3.Connection:
+    """Open the file of known digests. If it is damaged or cannot be written, all files are read anew."""
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _with_table(memory)
+    except sqlite3.Error:
+        with suppress(OSError):
+            memory.unlink()
+    try:
+        return _with_table(memory)
+    except sqlite3.Error:
+        return _with_table(":memory:")
+
+
+def _with_table(where: Path | str) -> sqlite3.Connection:
+    connection = sqlite3.connect(where, timeout=60)
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS files "
+        "(path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, digest TEXT) WITHOUT ROWID"
+    )
+    return connection

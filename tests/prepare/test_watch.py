@@ -1,0 +1,114 @@
+"""Noticing that pictures and weights have changed."""
+
+import os
+
+import numpy as np
+import pytest
+from preparing import config, fill
+
+from glann.prepare import watch
+from glann.prepare.watch import of_file, pictures
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The names of files whose content is read, as it happens."""
+    names: list[bytes] = []
+    content = watch._content
+
+    def noted(path: bytes) -> str:
+        names.append(path.split(b"/")[-1])
+        return content(path)
+
+    monkeypatch.setattr(watch, "_content", noted)
+    return names
+
+
+def test_every_change_of_names_and_contents_is_noticed_and_no_other(tmp_path, read):
+    folder, memory = fill(tmp_path / "in", 12), tmp_path / "memory"
+
+    def look():
+        read.clear()
+        return pictures(config("folder", folder), memory)
+
+    first = look()
+    assert first["files"] == 12 and len(read) == 12
+    assert look() == first and read == []
+    (folder / "003.png").touch()
+    assert look() == first and read == [b"003.png"]
+    different = [first]
+
+    def noticed(*names):
+        found = look()
+        assert found not in different and read == [*names]
+        different.append(found)
+
+    content = (folder / "003.png").read_bytes()
+    times = (folder / "003.png").stat()
+    (folder / "003.png").write_bytes(content[:-1] + b"x")
+    os.utime(folder / "003.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    noticed(b"003.png")  # same size, same time of modification
+    (folder / "004.png").rename(folder / "x.png")
+    noticed(b"x.png")
+    (folder / "new.png").write_bytes(b"not an image")
+    noticed(b"new.png")
+    (folder / "below").mkdir()
+    (folder / "below/one.png").write_bytes(content)
+    noticed(b"one.png")
+    (folder / "link.png").symlink_to("000.png")
+    noticed(b"link.png")
+    (folder / "001.png").unlink()
+    noticed()
+    (folder / "gone.png").symlink_to("nowhere.png")
+    noticed()
+    (folder / ".hidden").write_bytes(b"x")
+    assert look() == different[-1]
+
+
+def test_a_file_that_cannot_be_read_counts_with_the_reason(tmp_path, monkeypatch):
+    folder, memory = fill(tmp_path / "in", 3), tmp_path / "memory"
+    before = pictures(config("folder", folder), memory)
+    (folder / "001.png").touch()
+
+    def refuse(path: bytes) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(watch, "_content", refuse)
+        assert pictures(config("folder", folder), memory) != before
+    assert pictures(config("folder", folder), memory) == before
+
+
+def test_a_damaged_or_impossible_memory_is_replaced(tmp_path):
+    folder, memory = fill(tmp_path / "in", 3), tmp_path / "memory"
+    expected = pictures(config("folder", folder), memory)
+    memory.write_bytes(b"no database" * 1000)
+    assert pictures(config("folder", folder), memory) == expected
+    assert pictures(config("folder", folder), tmp_path / "in/001.png/memory") == expected
+
+
+def test_many_files_are_looked_up_in_parts(tmp_path, monkeypatch, read):
+    folder, memory = fill(tmp_path / "in", 50), tmp_path / "memory"
+    whole = pictures(config("folder", folder), memory)
+    monkeypatch.setattr(watch, "AT_ONCE", 7)
+    read.clear()
+    assert pictures(config("folder", folder), memory) == whole and read == []
+
+
+def test_arrays_and_weights_count_by_their_content(tmp_path):
+    memory = tmp_path / "memory"
+    np.save(tmp_path / "a.npy", np.zeros((4, 16, 16), np.uint8))
+    np.save(tmp_path / "b.npy", np.zeros((4, 16, 16), np.uint8))
+    one = pictures(config("npy", tmp_path / "a.npy"), memory)
+    assert one == of_file(str(tmp_path / "b.npy"), memory) and one["files"] == 1
+    np.save(tmp_path / "a.npy", np.ones((4, 16, 16), np.uint8))
+    assert pictures(config("npy", tmp_path / "a.npy"), memory) != one
+
+
+def test_what_is_not_there_and_what_needs_no_path(tmp_path):
+    memory = tmp_path / "memory"
+    assert pictures(config("folder", tmp_path / "nowhere"), memory) is None
+    (tmp_path / "empty").mkdir()
+    assert pictures(config("folder", tmp_path / "empty"), memory) is None
+    assert of_file(str(tmp_path / "no.pth"), memory) is None
+    assert pictures(config("mnist"), memory) == {} and of_file(None, memory) == {}
