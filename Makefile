@@ -33,4 +33,4 @@ $(VENV)/installed-test: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .checkpoints dvc_plots
+	rm -rf $(VENV) .checkpoints dvc_plots watch

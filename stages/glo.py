@@ -9,6 +9,7 @@ with stage("glo") as this:
     from glann.runtime.npy import save_npy
     from glann.runtime.processes import rank
     from glann.training.checkpoints import Checkpoints
+    from glann.training.watch import Watch
 
     params = this.params
 
@@ -19,7 +20,11 @@ with stage("glo") as this:
         inputs = [params.glo.model_dump(), params.seed, on.numerics, load_json("data/prepare/dataset.json")]
         checkpoints = Checkpoints(this.checkpoints, "glo", inputs, params.compute.checkpoint_minutes)
 
-        result = train_glo(images, params.glo, params.seed, on, checkpoints)
+        watch = None
+        if rank() == 0:
+            page = this.project / "watch/glo.html"
+            watch = Watch(page, "glo: reconstructions", params.compute.watch_minutes)
+        result = train_glo(images, params.glo, params.seed, on, checkpoints, watch)
 
         if rank() == 0:
             with this.outputs() as folder:

@@ -3,6 +3,10 @@
 from stages.frame import stage
 
 with stage("imle") as this:
+    from copy import deepcopy
+
+    from torch.nn.functional import normalize
+
     from glann.imle.fit import fit_imle
     from glann.networks.decoders.network import DecoderNetwork
     from glann.networks.generator import save_generator
@@ -12,6 +16,7 @@ with stage("imle") as this:
     from glann.runtime.npy import load_latents
     from glann.runtime.processes import rank
     from glann.training.checkpoints import Checkpoints
+    from glann.training.watch import Watch
 
     params = this.params
 
@@ -23,7 +28,13 @@ with stage("imle") as this:
         inputs = [params.imle.model_dump(), params.seed, on.numerics, file_digest("data/glo/latents.npy")]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
-        result = fit_imle(latents, params.imle, params.seed, on, checkpoints)
+        watch = None
+        if rank() == 0:
+            page, drawing = this.project / "watch/imle.html", deepcopy(decoder).to(on.device).eval()
+            minutes = params.compute.watch_minutes
+            watch = Watch(page, "imle: samples", minutes, lambda reached: drawing(normalize(reached, dim=1)))
+
+        result = fit_imle(latents, params.imle, params.seed, on, checkpoints, watch)
 
         if rank() == 0:
             with this.outputs() as folder:

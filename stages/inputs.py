@@ -3,7 +3,7 @@
 from stages.frame import stage
 
 with stage("inputs") as this:
-    from glann.prepare.watch import of_file, pictures
+    from glann.inputs.digests import of_file, pictures
     from glann.runtime.console import say
     from glann.runtime.files import load_json, save_json
 

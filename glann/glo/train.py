@@ -26,6 +26,7 @@ from glann.training.course import Course
 from glann.training.optimization import adam, moving_average, step
 from glann.training.shards import Shard
 from glann.training.state import Parts
+from glann.training.watch import Watch
 
 LOOKED_AT = 64  # images whose variety is checked
 SETTLED_AFTER = 500  # steps, after which decoded images should differ
@@ -58,6 +59,7 @@ def train_glo(
     seed: int,
     execution: Execution,
     checkpoints: Checkpoints | None = None,
+    watch: Watch | None = None,
 ) -> GloResult:
     """Minimise the reconstruction loss over all latents and the decoder (GLO, eq. 1).
 
@@ -75,6 +77,8 @@ def train_glo(
         Device and precision.
     checkpoints
         Where to resume from and save to. None: neither.
+    watch
+        Shows reconstructions while the training runs. None: nothing does.
 
     Raises
     ------
@@ -119,12 +123,16 @@ def train_glo(
                 table.step(rows, latents, config.latent_lr * factor, len(rows) / weight)
                 average.update_parameters(decoder)
                 course.step(loss, len(rows))
+                if watch and watch.due():
+                    watch.look(average.module, table.latents, course.history, course.done, execution)
             course.end_epoch()
             _check_variety(course, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
 
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
     _recompute_batch_norm(trained, table, shard, seed, execution)
+    if watch and watch.begun:
+        watch.look(trained, table.latents, course.history, 1.0, execution)
     return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), course.history)
 
 

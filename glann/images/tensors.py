@@ -1,4 +1,4 @@
-"""Images as tensors: uint8 [n, h, w, c], as on disk, become float tensors."""
+"""Images as tensors: uint8 [n, h, w, c], as on disk, become float tensors, and back."""
 
 from typing import Any
 
@@ -22,6 +22,12 @@ def to_float(images: Tensor) -> Tensor:
     """Turn uint8 [b, h, w, c] into float32 [b, c, h, w] in [0, 1], channels last in memory."""
     # The permuted view of [b, h, w, c] is [b, c, h, w] in channels-last order: no data is moved.
     return images.permute(0, 3, 1, 2).float() / 255
+
+
+def to_uint8(pixels: Tensor) -> NDArray[np.uint8]:
+    """Turn float [b, c, h, w] in [0, 1] into uint8 [b, h, w, c]."""
+    images: NDArray[np.uint8] = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return images
 
 
 def thumbnails(images: NDArray[np.uint8], side: int, chosen: NDArray[np.int64] | None = None) -> Tensor:

@@ -16,12 +16,13 @@ from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution
 from glann.runtime.memory import check_memory
 from glann.runtime.processes import data_parallel, rank, ranks
-from glann.runtime.randomness import stream
+from glann.runtime.randomness import noise_rows, stream
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
 from glann.training.optimization import adam, moving_average, step
 from glann.training.shards import Shard
 from glann.training.state import Parts
+from glann.training.watch import SHOWN, Watch
 
 SMALLEST = 1e-15  # if the largest latent coordinate is smaller, squares underflow in float32
 REMEDY = "lower imle.lr, or clip gradients by imle.parameter_groups"
@@ -50,6 +51,7 @@ def fit_imle(
     seed: int,
     execution: Execution,
     checkpoints: Checkpoints | None = None,
+    watch: Watch | None = None,
 ) -> ImleResult:
     """Fit the mapping: draw noise, map it, find each latent's nearest candidate, regress (GLANN, section 3).
 
@@ -68,6 +70,8 @@ def fit_imle(
         runs in float32, since its batches are too small to gain from less.
     checkpoints
         Where to resume from and save to. None: neither.
+    watch
+        Shows samples while the fit runs; it must know how to decode latents. None: nothing does.
 
     Raises
     ------
@@ -91,6 +95,7 @@ def fit_imle(
     optimizer = adam(mapping.network, config.lr, config.parameter_groups)
     wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
     matching = Matching(wanted, shard, config, seed, execution)
+    shown = noise_rows(0, SHOWN, config.noise_dim, seed, "imle", "watch").to(execution.device)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer, "matching": matching}
 
     with Course(
@@ -107,11 +112,15 @@ def fit_imle(
                 step(optimizer, config.lr * course.learning_rate_factor)
                 average.update_parameters(mapping)
                 course.step(loss, len(rows))
+                if watch and watch.due():
+                    watch.look(average.module, shown, course.history, course.done, execution)
             course.end_epoch(nearest=matching.distance)
 
     fitted = average.module
     assert isinstance(fitted, MappingNetwork)
     calibrate(fitted, latents, config, count, seed, execution)
+    if watch and watch.begun:
+        watch.look(fitted, shown, course.history, 1.0, execution)
     return ImleResult(fitted.eval(), course.history)
 
 

@@ -43,6 +43,8 @@ class Compute(Section):
     """processes for training on this machine, one per GPU; torchrun sets its own number"""
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
     """minutes between checkpoints in training; 0: a checkpoint after every step"""
+    watch_minutes: float = Field(2, ge=0, allow_inf_nan=False)
+    """minutes between pages with pictures and losses in watch/, for a browser; 0: none"""
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> Self:

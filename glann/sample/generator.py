@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glann.errors import GlannError
+from glann.images.tensors import to_uint8
 from glann.networks.decoders.network import DecoderNetwork
 from glann.networks.generator import load_generator, save_generator
 from glann.networks.mappings.network import MappingNetwork
@@ -159,9 +160,9 @@ class Generator:
         with progress("decode", left, "images") as advance:
             for block in _whole_blocks(latents):
                 with torch.no_grad(), self.execution.autocast():
-                    pixels = (self.decoder(block).float() * 255).round().to(torch.uint8)
-                images = pixels[: min(BLOCK, left)].permute(0, 2, 3, 1)  # => [b, h, w, c]
-                yield images.cpu().numpy()
+                    pixels = self.decoder(block).float()
+                images = to_uint8(pixels[: min(BLOCK, left)])
+                yield images
                 advance(len(images))
                 left -= len(images)
 

@@ -44,7 +44,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, stage: str, inputs: Any, minutes: float):
-        code = digests_of_stage(stage, STAGES)
+        code = digests_of_stage(stage, ("inputs", *STAGES))
         everything = json.dumps([inputs, code, torch.__version__, ranks()], sort_keys=True)
         self.name = f"{stage}-{hashlib.sha256(everything.encode()).hexdigest()[:16]}"
         self.path = Path(folder) / f"{self.name}.safetensors"

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from preparing import config, fill
 
-from glann.prepare import watch
-from glann.prepare.watch import of_file, pictures
+from glann.inputs import digests
+from glann.inputs.digests import of_file, pictures
 
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The names of files whose content is read, as it happens."""
     names: list[bytes] = []
-    content = watch._content
+    content = digests._content
 
     def noted(path: bytes) -> str:
         names.append(path.split(b"/")[-1])
         return content(path)
 
-    monkeypatch.setattr(watch, "_content", noted)
+    monkeypatch.setattr(digests, "_content", noted)
     return names
 
 
@@ -74,7 +74,7 @@ def test_a_file_that_cannot_be_read_counts_with_the_reason(tmp_path, monkeypatch
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(watch, "_content", refuse)
+        patch.setattr(digests, "_content", refuse)
         assert pictures(config("folder", folder), memory) != before
     assert pictures(config("folder", folder), memory) == before
 
@@ -90,7 +90,7 @@ def test_a_damaged_or_impossible_memory_is_replaced(tmp_path):
 def test_many_files_are_looked_up_in_parts(tmp_path, monkeypatch, read):
     folder, memory = fill(tmp_path / "in", 50), tmp_path / "memory"
     whole = pictures(config("folder", folder), memory)
-    monkeypatch.setattr(watch, "AT_ONCE", 7)
+    monkeypatch.setattr(digests, "AT_ONCE", 7)
     read.clear()
     assert pictures(config("folder", folder), memory) == whole and read == []
 

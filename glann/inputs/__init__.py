@@ -1,0 +1,1 @@
+"""The inputs stage: noticing that pictures or weights have changed."""

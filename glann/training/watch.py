@@ -1,0 +1,125 @@
+"""Watching a training run: an html page with pictures and the loss, renewed every few minutes."""
+
+import time
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from glann.errors import GlannError
+from glann.images.curves import curves
+from glann.images.png import grid
+from glann.images.tensors import to_uint8
+from glann.runtime.compute import Execution
+from glann.runtime.console import say
+from glann.runtime.files import replacing
+
+SHOWN = 64  # pictures
+SHARE = 0.005  # of the time, at most, that pages may take
+RELOAD = 20  # seconds between two reloads of an open page
+STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto}img{max-width:100%}"
+
+
+class Watch:
+    """Writes the page of a run.
+
+    Parameters
+    ----------
+    path
+        The html file.
+    title
+        What the page shows.
+    minutes
+        From one page to the next; more if pages take long, so that the run takes at most 0.5 % longer. 0:
+        no page.
+    decode
+        Turns what the trained network returns into pixels, float [b, c, h, w] in [0, 1].
+
+    Attributes
+    ----------
+    begun
+        Whether there is a page.
+    """
+
+    def __init__(
+        self, path: Path, title: str, minutes: float, decode: Callable[[Tensor], Tensor] = lambda x: x
+    ):
+        self.path, self.title, self.minutes, self.decode = path, title, minutes, decode
+        self._next = time.monotonic() + 60 * min(minutes, 0.5) if minutes else float("inf")
+        self.begun = False
+
+    def due(self) -> bool:
+        """Return whether it is time for a new page."""
+        return time.monotonic() >= self._next
+
+    def look(
+        self,
+        network: nn.Module,
+        inputs: Tensor,
+        history: Sequence[dict[str, float]],
+        done: float,
+        execution: Execution,
+    ) -> None:
+        """Write a page; trouble with it is told once and never stops the run.
+
+        Parameters
+        ----------
+        network, inputs
+            What draws, and of what: the first `SHOWN` rows count. The mode of the network is put back.
+        history
+            Of the run, with a loss per finished epoch.
+        done
+            Fraction of the training that is done, in [0, 1].
+        execution
+            Device and precision.
+        """
+        started = time.monotonic()
+        training = network.training
+        try:
+            network.eval()
+            with torch.no_grad(), execution.autocast():
+                images = to_uint8(self.decode(network(inputs[:SHOWN])).float())
+            self._write(images, history, done)
+        except GlannError as error:
+            say(f"{error}; the run goes on without this page")
+            self.minutes = 0
+        finally:
+            network.train(training)
+        if not self.begun and self.minutes:
+            say(f"to watch the run, open {self.path} in a browser")
+            self.begun = True
+        now = time.monotonic()
+        self._next = now + max(60 * self.minutes, (now - started) / SHARE) if self.minutes else float("inf")
+
+    def _write(self, images: NDArray[np.uint8], history: Sequence[dict[str, float]], done: float) -> None:
+        picture = grid(images, 16)
+        shown = BytesIO()
+        Image.fromarray(picture.squeeze()).save(shown, "PNG")
+        lines = {
+            key: ([entry["epoch"] for entry in history], [entry[key] for entry in history])
+            for key in (history[0] if history else ())
+            if key != "epoch"
+        }
+        reload = "" if done >= 1 else f'<meta http-equiv="refresh" content="{RELOAD}">'
+        state = f"{100 * done:.0f} % done" + (f", loss {history[-1]['loss']:g}" if history else "")
+        parts = [
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8">{reload}',
+            f"<title>{escape(self.title)}</title><style>{STYLE}</style></head><body>",
+            f"<h1>{escape(self.title)}</h1><p>{escape(state)}, at {time.strftime('%H:%M:%S')}</p>",
+            _image("pictures", shown.getvalue()),
+            _image("losses", curves(lines, "epoch", "loss")) if history else "",
+            "</body></html>",
+        ]
+        with replacing(self.path) as temporary:
+            temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _image(name: str, content: bytes) -> str:
+    return f'<p><img alt="{name}" src="data:image/png;base64,{b64encode(content).decode()}"></p>'
