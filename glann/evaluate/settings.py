@@ -6,7 +6,7 @@ from pydantic import (
     Field,
 )
 
-from glann.runtime.settings import LARGEST, Section, Text
+from glann.runtime.settings import LARGEST, PathText, Section
 
 LESS_MEMORY = "lower evaluate.count, or prepare.holdout"
 """what to advise if memory runs out"""
@@ -18,7 +18,7 @@ class Evaluate(Section):
     features: Literal["auto", "inception", "vgg", "pixels"] = "auto"
     """inception (as for FID), vgg or pixels (PCA); auto: inception if its weights are on this machine,
     otherwise pixels"""
-    weights: Text | None = None
+    weights: PathText | None = None
     """file of weights for inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: download"""
     count: int = Field(5000, ge=2, le=LARGEST)
     """largest number of images per row of the table; each row is compared with the hold-out images"""

@@ -7,7 +7,7 @@ from pydantic import (
 )
 
 from glann.networks.decoders.settings import Decoder
-from glann.runtime.settings import LARGEST, Section, Text
+from glann.runtime.settings import LARGEST, PathText, Section
 from glann.training.settings import ParameterGroup, Rate
 
 LESS_MEMORY = "lower glo.batch_size or glo.decoder.width, or set compute.precision to bfloat16"
@@ -37,7 +37,7 @@ class Loss(Section):
     """for perceptual without crop, up to 64 px (128 px for coarse): cache the features of the training images
     if they fit into this much memory, in GiB per process; otherwise they are computed in every step; 0: no
     cache"""
-    weights: Text | None = None
+    weights: PathText | None = None
     """for perceptual: file of VGG-16 weights, .safetensors or torchvision's .pth; null: download them"""
 
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from glann.prepare.settings import Prepare
 from glann.prepare.sources import Source, find_images
 from glann.prepare.workers import in_order
 from glann.runtime.compute import cores
+from glann.runtime.console import say
 from glann.runtime.files import all_or_none, save_json
 from glann.runtime.memory import available
 from glann.runtime.npy import NpyWriter
@@ -25,6 +28,7 @@ from glann.runtime.progress import progress
 from glann.runtime.randomness import stream_seed
 
 PREVIEW = 64  # images
+REASONS = 3  # why files were skipped, told in the summary
 LEAST_HOLDOUT = 2  # smallest hold-out that the settings allow
 WORTH_PROCESSES = 512  # images; fewer are decoded before worker processes have started
 MAX_PROCESSES = 32  # more would decode faster than this process can write
@@ -97,6 +101,19 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
         }
         save_json(inside / "dataset.json", dataset)
+    say(_summary(dataset, bad))
+
+
+def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str]) -> str:
+    """Say in one line what was taken, and what was not."""
+    text = f"prepare: {dataset['train']:,} training images and {dataset['holdout']:,} held out"
+    if bad:
+        reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(bad.values()).most_common(REASONS))
+        more = ", ..." if len(set(bad.values())) > REASONS else ""
+        text += f"; {len(bad):,} skipped: {reasons}{more}; data/prepare/dataset.json lists them"
+    if dataset["requested"] and dataset["taken"] < dataset["requested"]:
+        text += f"; prepare.count asks for {dataset['requested']:,}, but there are only {dataset['taken']:,}"
+    return text
 
 
 class _Images:

@@ -7,7 +7,7 @@ from pydantic import (
     model_validator,
 )
 
-from glann.runtime.settings import LARGEST, Section, Text
+from glann.runtime.settings import LARGEST, PathText, Section
 
 LESS_MEMORY = "lower prepare.resolution, or run on fewer cores, e.g. taskset -c 0 dvc repro"
 """what to advise if memory runs out"""
@@ -20,7 +20,7 @@ class Prepare(Section):
         "avatars", "folder", "npy", "mnist", "fashion_mnist", "cifar10", "celeba", "olivetti", "lfw"
     ] = "avatars"
     """avatars (drawn by the program), folder, npy, mnist, fashion_mnist, cifar10, celeba, olivetti or lfw"""
-    path: Text = "data/raw"
+    path: PathText = "data/raw"
     """for folder: the folder, including its subfolders; for npy: the file, [n, h, w] or [n, h, w, c]"""
     count: int | None = Field(8000, ge=3, le=LARGEST)
     """number of images to use, including the hold-out; null: all of them (avatars need a number)"""

@@ -1,5 +1,6 @@
 """What the sections of params.yaml have in common, and the `compute` section."""
 
+import os
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -21,7 +22,13 @@ def _without_nul(text: str) -> str:
     return text
 
 
+def _expanded(path: str) -> str:
+    """Replace ~ and variables, as a shell would; a variable that is not set stays as it is."""
+    return os.path.expanduser(os.path.expandvars(path))  # noqa: PTH111 (pathlib expands no variables)
+
+
 Text = Annotated[str, Field(min_length=1), AfterValidator(_without_nul)]
+PathText = Annotated[Text, AfterValidator(_expanded)]
 
 
 class Section(BaseModel):

@@ -56,6 +56,21 @@ def test_bad_files_are_skipped_and_listed_by_name_and_reason(tmp_path):
         assert str(tmp_path) not in reasons[name]
 
 
+def test_one_line_says_what_was_taken_and_what_was_not(tmp_path, capsys):
+    fill(tmp_path / "in", 100)
+    run(config("folder", tmp_path / "in"), tmp_path / "plain")
+    assert capsys.readouterr().err == "glann: prepare: 98 training images and 2 held out\n"
+    for i in range(3):
+        (tmp_path / "in" / f"{i}.txt").write_text("not an image")
+    (tmp_path / "in/empty.png").write_bytes(b"")
+    run(config("folder", tmp_path / "in", count=101), tmp_path / "out")
+    assert capsys.readouterr().err == (
+        "glann: prepare: 98 training images and 2 held out; 4 skipped: not an image file (3), "
+        "empty file (1); data/prepare/dataset.json lists them; prepare.count asks for 101, "
+        "but there are only 100\n"
+    )
+
+
 def test_more_bad_files_than_allowed_stop_with_one_line_and_leave_nothing(tmp_path):
     fill(tmp_path / "in", 8)
     for i in range(12):

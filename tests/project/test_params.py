@@ -243,3 +243,18 @@ def test_every_number_has_an_upper_bound():
 
     schema = Params.model_json_schema()
     assert [name for part in (schema, *schema["$defs"].values()) for name in unbounded(part)] == []
+
+
+def test_paths_are_expanded_as_a_shell_would(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", "/big")
+    params = Params.model_validate(
+        {
+            "prepare": {"source": "folder", "path": "~/faces"},
+            "glo": {"loss": {"weights": "$DISK/vgg.pth"}},
+            "evaluate": {"weights": "${NOT_SET}/vgg.pth"},
+        }
+    )
+    assert params.prepare.path == "/home/me/faces"
+    assert params.glo.loss.weights == "/big/vgg.pth"
+    assert params.evaluate.weights == "${NOT_SET}/vgg.pth"
