@@ -131,6 +131,32 @@ def params(
 
 
 @app.command()
+def estimate(
+    params_file: Annotated[Path, typer.Argument(metavar="PARAMS", help="a params.yaml", parser=_path)] = Path(
+        "params.yaml"
+    ),
+) -> None:
+    """Time a few steps of each stage, and print what a whole run takes on this machine."""
+    settings = load_params(params_file)
+
+    from glann.estimate import estimate as needs_of  # noqa: PLC0415
+
+    needs = needs_of(settings)
+    _write(f"{'stage':10}{'time':>10}{'memory':>12}{'results':>12}\n")
+    for stage, need in needs.items():
+        memory = "" if need.memory is None else f"{need.memory / 2**30:.1f} GiB"
+        _write(f"{stage:10}{_duration(need.seconds):>10}{memory:>12}{need.disk / 2**20:>8.0f} MiB\n")
+    seconds, disk = (sum(getattr(need, name) for need in needs.values()) for name in ("seconds", "disk"))
+    _write(f"{'all':10}{_duration(seconds):>10}{'':12}{disk / 2**20:>8.0f} MiB\n")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
+
+
+@app.command()
 def sample(
     out: Annotated[Path, _path_option(help="a .png (grid), an .npy (array) or a folder (single PNGs)")],
     count: Annotated[int, typer.Option(min=1, max=LARGEST, help="number of images")] = 64,

@@ -101,6 +101,11 @@ class Perceptual:
     In the first part of the training, `config.coarse`, the features are those of images of half the size.
     After it, `config.texture` adds the distance of the textures. Calls come in the order of training: once
     the coarse part is over, its features are dropped.
+
+    Attributes
+    ----------
+    cached_bytes
+        What the cached features take at first.
     """
 
     def __init__(self, config: Loss, execution: Execution, images: NDArray[np.uint8]):
@@ -109,12 +114,13 @@ class Perceptual:
         network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
         self.fine = FeatureDistance(network, config, execution, config.levels, config.texture)
         self.coarse = None
-        room = config.cache_gib * 2**30 - self.fine.keep(images, config.cache_gib * 2**30)
+        self.cached_bytes = self.fine.keep(images, config.cache_gib * 2**30)
+        room = config.cache_gib * 2**30 - self.cached_bytes
         if config.coarse > 0:
             # Level 5 halves the size four times, so it needs 16 px.
             levels = min(config.levels, 5 if images.shape[1] // 2 >= 16 else 4)
             self.coarse = FeatureDistance(network, config, execution, levels, texture=0.0, halve=True)
-            self.coarse.keep(images, room)
+            self.cached_bytes += self.coarse.keep(images, room)
 
     def __call__(
         self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator, done: float

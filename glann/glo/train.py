@@ -154,21 +154,41 @@ def _remedy(execution: Execution) -> str:
     return f"lower glo.latent_lr and glo.decoder_lr, clip gradients by glo.parameter_groups{reduced}"
 
 
-def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:
-    d, batch = config.latent_dim, -(-shard.strata // shard.ranks)
+def memory_of_glo(
+    architecture: DecoderArchitecture, config: Glo, rows: int, batch: int, execution: Execution
+) -> int:
+    """Return the bytes that training needs on a device, without cached features.
+
+    Parameters
+    ----------
+    architecture
+        The decoder.
+    config
+        The `glo` section of params.yaml.
+    rows, batch
+        Number of images, and of images per step, of this process.
+    execution
+        Device and precision.
+    """
+    d = architecture.latent_dim
     with torch.device("meta"):
         decoder = DecoderNetwork(architecture)
-    needed = (
-        (3 * d + 1) * 4 * (shard.stop - shard.start)
+    return (
+        (3 * d + 1) * 4 * rows
         + weight_bytes(decoder)
         + activation_bytes(decoder, (batch, d), execution)
         + loss_bytes(config.loss, batch, architecture.size, execution)
     )
+
+
+def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:
+    batch = -(-shard.strata // shard.ranks)
+    needed = memory_of_glo(architecture, config, shard.stop - shard.start, batch, execution)
     knobs = [f"glo.batch_size ({config.batch_size})", f"glo.decoder.width ({config.decoder.width})"]
     if config.loss.kind == "perceptual":
         window = min(config.loss.crop or architecture.size, architecture.size)
         knobs += [f"glo.loss.crop ({window} px)", f"glo.loss.levels ({config.loss.levels})"]
-    check_memory("glo", needed, execution, f"{', '.join(knobs)} or glo.latent_dim ({d})")
+    check_memory("glo", needed, execution, f"{', '.join(knobs)} or glo.latent_dim ({config.latent_dim})")
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from glann.errors import GlannError
 from glann.imle.calibration import ROWS_IN_FLOAT64, calibrate, fit_range
 from glann.imle.matching import CANDIDATES_AT_ONCE, Matching, candidate_count
 from glann.imle.settings import Imle
-from glann.neighbors.indexes import SearchIndex
 from glann.neighbors.search import checked_index
 from glann.networks.layers import initialize
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
@@ -82,7 +81,8 @@ def fit_imle(
     n, d = latents.shape
     count = candidate_count(config, n)
     _check(latents, count)
-    _check_memory(n, d, count, config, checked_index(config.index, count, d), execution)
+    checked_index(config.index, count, d)
+    _check_memory(n, d, config, execution)
     shard = Shard(n, config.batch_size, rank(), ranks())
     mapping = MappingNetwork(
         MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
@@ -148,16 +148,31 @@ def _check(latents: Tensor, count: int) -> None:
         )
 
 
-def _check_memory(n: int, d: int, count: int, config: Imle, index: SearchIndex, execution: Execution) -> None:
+def memory_of_imle(n: int, d: int, config: Imle) -> tuple[int, int]:
+    """Return the bytes that a fit needs on a device: during the training, and for what is measured after it.
+
+    Parameters
+    ----------
+    n, d
+        Number and size of the latents.
+    config
+        The `imle` section of params.yaml.
+    """
+    count = candidate_count(config, n)
     held = 4 * n * (d + 2 * config.noise_dim)
     candidates = 4 * min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
     if config.index != "Flat":  # in blocks, joined, and in the index, which has two numbers per link
-        candidates = 4 * count * (3 * d + 2 * index.links)
-    knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
-    check_memory("imle", held + candidates, execution, f"{knobs} or the number of latents ({n})")
+        candidates = 4 * count * (3 * d + 2 * checked_index(config.index, count, d).links)
     samples = (
         4 * CANDIDATES_AT_ONCE * (d + config.noise_dim) * (config.correct_moments or config.residuals > 0)
     )
     moments_of_them = 8 * (8 * d**2 + 4 * ROWS_IN_FLOAT64 * d) * config.correct_moments
+    return held + candidates, held + samples + moments_of_them
+
+
+def _check_memory(n: int, d: int, config: Imle, execution: Execution) -> None:
+    fitting, measuring = memory_of_imle(n, d, config)
+    knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
+    check_memory("imle", fitting, execution, f"{knobs} or the number of latents ({n})")
     knobs = f"glo.latent_dim ({d}) or set imle.correct_moments to false"
-    check_memory("imle", held + samples + moments_of_them, execution, knobs)
+    check_memory("imle", measuring, execution, knobs)
