@@ -45,6 +45,13 @@ def in_one_line(error: Exception, less_memory: str = LESS_MEMORY) -> str | None:
     if memory_ran_out(error):
         why = str(error)[:150]
         return _printable(f"memory ran out; {less_memory}{f' ({why})' if why else ''}")
+    if (
+        isinstance(error, ModuleNotFoundError)
+        and error.name
+        and not error.name.startswith(("glann", "stages"))
+    ):
+        package = error.name.split(".")[0]
+        return _printable(f"this needs the package {package}; run: pip install 'glann[pipeline]'")
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _printable(f"{where}{error.strerror or error}")

@@ -26,6 +26,12 @@ def test_where_memory_runs_out_the_advice_is_the_stages_own():
     assert in_one_line(RuntimeError("shapes differ")) is None
 
 
+def test_a_package_that_only_the_pipeline_needs_is_named():
+    missing = ModuleNotFoundError("No module named 'faiss.contrib'", name="faiss.contrib")
+    assert in_one_line(missing) == "this needs the package faiss; run: pip install 'glann[pipeline]'"
+    assert in_one_line(ModuleNotFoundError("No module named 'glann.x'", name="glann.x")) is None
+
+
 def test_a_message_is_one_line_of_bounded_length_that_leaves_the_terminal_alone():
     line = in_one_line(GlannError(f"a\nb\x1b[31m\x00 {'x' * 10_000} what to do"))
     assert line.startswith("a b\\x1b[31m\\x00 xxx") and line.endswith("x what to do")
