@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from glann.errors import GlannError
 from glann.runtime.checkpoint_files import Position
+from glann.runtime.console import say
 from glann.runtime.processes import decided_by_first, rank, ranks, total
 from glann.runtime.progress import progress
 from glann.runtime.signals import stop_requested
@@ -217,6 +218,7 @@ class Course(AbstractContextManager["Course"]):
         if rank() == 0:  # the checkpoint has the sums over all ranks
             self._rows = position["rows"]
             self._sum.fill_(position["sum"])
+            say(f"{self.stage}: goes on from its checkpoint, with {100 * self.done:.0f} % done")
 
     def _checked(self, position: Any) -> Position:
         try:
