@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from glann.evaluate.features import choose_kind, feature_network
+from glann.glo.start import load_earlier
 from glann.networks.vgg import vgg16
 from glann.params import Params
 from glann.prepare.dataset import check_enough
@@ -24,7 +25,7 @@ def check_pictures(params: Params) -> None:
 
 
 def check_weights(params: Params) -> None:
-    """Load the weights that the settings name; those that are to be downloaded are left out.
+    """Load the weights and the earlier run that the settings name; what is to be downloaded is left out.
 
     Raises
     ------
@@ -34,6 +35,8 @@ def check_weights(params: Params) -> None:
     loss, evaluate = params.glo.loss, params.evaluate
     if loss.kind == "perceptual" and loss.weights:
         vgg16(loss.weights, loss.levels)
+    if params.glo.start_from:
+        load_earlier(params.glo.start_from, params.glo.latent_dim)
     kind = choose_kind(evaluate.features, evaluate.weights)
     if kind != "pixels" and evaluate.weights:
         images = np.zeros((1, 1, 1, 3), np.uint8)

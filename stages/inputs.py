@@ -3,15 +3,18 @@
 from stages.frame import stage
 
 with stage("inputs") as this:
-    from glann.inputs.digests import of_file, pictures
+    from glann.glo.settings import EARLIER_FILES
+    from glann.inputs.digests import of_file, of_files, pictures
     from glann.runtime.console import say
     from glann.runtime.files import load_json, save_json
 
-    prepare, loss, evaluate = this.params.prepare, this.params.glo.loss, this.params.evaluate
+    prepare, glo, evaluate = this.params.prepare, this.params.glo, this.params.evaluate
+    weights = glo.loss.weights if glo.loss.kind == "perceptual" else None
     memory = this.project / ".cache/inputs.sqlite"
     inputs = {
         "pictures": (prepare.path, pictures(prepare, memory)),
-        "glo_weights": (loss.weights, of_file(loss.weights if loss.kind == "perceptual" else None, memory)),
+        "glo_weights": (weights, of_file(weights, memory)),
+        "glo_start": (glo.start_from, of_files(glo.start_from, EARLIER_FILES, memory)),
         "evaluate_weights": (evaluate.weights, of_file(evaluate.weights, memory)),
     }
     noted, new_weights = {}, False

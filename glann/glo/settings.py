@@ -12,6 +12,8 @@ from glann.training.settings import ParameterGroup, Rate
 
 LESS_MEMORY = "lower glo.batch_size or glo.decoder.width, or set compute.precision to bfloat16"
 """what to advise if memory runs out"""
+EARLIER_FILES = ("prepare/images.npy", "glo/latents.npy", "glo/decoder.safetensors")
+"""what is read of an earlier run, below its folder ``data``"""
 
 
 class Loss(Section):
@@ -48,6 +50,9 @@ class Glo(Section):
     """size of a latent (in the paper: 64)"""
     latent_init: Literal["pca", "pca_whitened", "random"] = "pca"
     """start latents from the images' principal components (pca, pca_whitened) or from noise (random)"""
+    start_from: PathText | None = None
+    """folder data of an earlier run, or a copy of it: its decoder and its latents are the start, instead of
+    latent_init; null: start anew"""
     latent_noise: float = Field(0.4, ge=0, le=10)
     """largest length of the noise added to latents in training; latents have length 1 (in the paper: 0)"""
     decoder: Decoder = Decoder()

@@ -13,6 +13,7 @@ from glann.glo.batches import read_ahead
 from glann.glo.latents import LatentNoise, LatentTable, initial_latents
 from glann.glo.losses import loss_bytes, reconstruction_loss
 from glann.glo.settings import Glo
+from glann.glo.start import load_earlier, start_from
 from glann.images.tensors import to_float, upload
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import SIZES_MADE
@@ -93,16 +94,20 @@ def train_glo(
         config=config.decoder, latent_dim=config.latent_dim, size=size, channels=channels
     )
     _check_memory(architecture, config, shard, execution)
-    first = initial_latents(images, config, seed, shard.start, shard.stop).to(execution.device)
-    table = LatentTable(first, shard)
-    perturb = LatentNoise(config.latent_noise, first, shard, seed)
+    own = images[shard.start : shard.stop]
     decoder = DecoderNetwork(architecture)
     initialize(decoder, stream(seed, "glo", "decoder"))
+    if config.start_from is None:
+        first = initial_latents(images, config, seed, shard.start, shard.stop)
+    else:
+        first = start_from(load_earlier(config.start_from, config.latent_dim), own, decoder)
+    first = first.to(execution.device)
+    table = LatentTable(first, shard)
+    perturb = LatentNoise(config.latent_noise, first, shard, seed)
     decoder.to(execution.device).to(memory_format=torch.channels_last)
     parallel = data_parallel(decoder)
     average = moving_average(decoder, config.ema)
     optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
-    own = images[shard.start : shard.stop]
     loss_of = reconstruction_loss(config.loss, execution, own)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer, "table": table}
 

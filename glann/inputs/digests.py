@@ -14,8 +14,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from glann.prepare.listing import names_in
 from glann.prepare.settings import Prepare
-from glann.prepare.source import names_in
 from glann.runtime.progress import progress
 
 AT_ONCE = 10_000  # files looked up at once
@@ -44,6 +44,15 @@ def pictures(config: Prepare, memory: Path) -> dict[str, Any] | None:
     root = os.fsencode(config.path)
     names = names_in(root) if os.path.isdir(root) else []  # noqa: PTH112 (pathlib has no bytes)
     return _digest(names, root, memory) if names else None
+
+
+def of_files(folder: str | None, names: Sequence[str], memory: Path) -> dict[str, Any] | None:
+    """Return a digest of files in a folder, as `pictures` does; empty without one, None if one is missing."""
+    if folder is None:
+        return {}
+    if not all(Path(folder, name).is_file() for name in names):
+        return None
+    return _digest([name.encode() for name in sorted(names)], os.fsencode(folder), memory)
 
 
 def of_file(path: str | None, memory: Path) -> dict[str, Any] | None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from glann.errors import GlannError
-from glann.prepare.source import Source, files_of, names_in, rows_of
+from glann.prepare.listing import names_in
+from glann.prepare.source import Source, files_of, rows_of
 
 DOWNLOAD_SECONDS = 60  # without an answer, after which a download counts as failed
 MNIST_FILES = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and both t10k-*-ubyte.gz"

@@ -8,9 +8,10 @@ from glann.errors import GlannError
 from glann.prepare.arrays import open_images, remedy
 from glann.prepare.avatars import draw_avatar
 from glann.prepare.downloads import DOWNLOADED, downloading
+from glann.prepare.listing import names_in
 from glann.prepare.reading import RowsOf
 from glann.prepare.settings import Prepare
-from glann.prepare.source import Source, files_of, names_in
+from glann.prepare.source import Source, files_of
 from glann.runtime.files import STAGES
 from glann.runtime.randomness import stream_seed
 

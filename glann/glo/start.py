@@ -1,0 +1,114 @@
+"""Starting from an earlier run: its decoder, and its latents for the images that it knew."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.errors import GlannError
+from glann.glo.settings import EARLIER_FILES
+from glann.images.tensors import thumbnails
+from glann.networks.decoders.network import DecoderNetwork
+from glann.runtime.console import say
+from glann.runtime.npy import load_latents, load_npy
+from glann.runtime.processes import rank
+from glann.runtime.progress import progress
+
+SIDE = 16  # px to which images are reduced before they are compared
+SAME = 4 / 255  # mean absolute difference below which two reduced images show the same; resizing changes less
+COMPARED_AT_ONCE = 1024  # images
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier run.
+
+    Attributes
+    ----------
+    images
+        Its training images, uint8 [m, h, h, c].
+    latents
+        Their latents, float32 [m, d].
+    decoder
+        Its decoder.
+    """
+
+    images: NDArray[np.uint8]
+    latents: Tensor
+    decoder: DecoderNetwork
+
+
+def load_earlier(folder: str, latent_dim: int) -> Earlier:
+    """Read an earlier run from its folder ``data``, or a copy of it.
+
+    Raises
+    ------
+    GlannError
+        If a file is missing or damaged, or latents have another size than `latent_dim`.
+    """
+    missing = [name for name in EARLIER_FILES if not Path(folder, name).is_file()]
+    if missing:
+        raise GlannError(
+            f"glo.start_from: {folder}: no {missing[0]}; name the folder data of a finished run, or a copy"
+        )
+    images, latents, decoder = (Path(folder, name) for name in EARLIER_FILES)
+    earlier = Earlier(load_npy(images, mmap=True), load_latents(latents), DecoderNetwork.load(decoder))
+    if earlier.latents.shape != (len(earlier.images), latent_dim):
+        raise GlannError(
+            f"glo.start_from: {folder} has latents {list(earlier.latents.shape)} of {len(earlier.images)} "
+            f"images, but glo.latent_dim is {latent_dim}; set it to {earlier.latents.shape[1]}"
+        )
+    return earlier
+
+
+def start_from(earlier: Earlier, images: NDArray[np.uint8], decoder: DecoderNetwork) -> Tensor:
+    """Return initial latents of `images`, and copy what fits from the earlier decoder into `decoder`.
+
+    An image gets the latent of the earlier image that it resembles most; for an image that was there, at
+    whatever resolution, that is its own. Weights fit if name and shape agree: between resolutions, those of
+    the common layers, if `glo.decoder.width` gives these the same number of channels.
+
+    Parameters
+    ----------
+    earlier
+        From `load_earlier`.
+    images
+        uint8 [n, h, h, c].
+    decoder
+        Initialised; it is changed.
+
+    Returns
+    -------
+    Tensor
+        float32 [n, d] with unit rows.
+    """
+    rows, distances = _most_similar(images, earlier.images)
+    own, given = decoder.state_dict(), earlier.decoder.state_dict()
+    fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
+    decoder.load_state_dict(own | fitting)
+    if rank() == 0:
+        known = int((distances < SAME).sum())
+        say(
+            f"glo: starts from {known:,} latents of the same images and {len(rows) - known:,} of similar "
+            f"ones, and {len(fitting)} of {len(own)} tensors of the decoder"
+        )
+    return torch.nn.functional.normalize(earlier.latents[rows], dim=1)
+
+
+def _most_similar(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    """Return which of the others each image resembles most, int64 [n], and their distances, float32 [n]."""
+    if images.shape[-1] != others.shape[-1]:
+        raise GlannError("glo.start_from: that run has another prepare.channels; set it to the same number")
+    table = thumbnails(others, SIDE)
+    rows, distances = [], []
+    with progress("glo: images of the earlier run", len(images), "images") as advance:
+        for start in range(0, len(images), COMPARED_AT_ONCE):
+            some = thumbnails(images[start : start + COMPARED_AT_ONCE], SIDE)
+            nearest = torch.cdist(some, table).argmin(dim=1)
+            rows.append(nearest)
+            distances.append((some - table[nearest]).abs().mean(dim=1))
+            advance(len(some))
+    return torch.cat(rows), torch.cat(distances)
