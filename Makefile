@@ -7,7 +7,6 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: repro test bench clean
 
 repro: $(VENV)/installed
-	glann params --check params.yaml
 	dvc repro
 	@echo "Sampled images: data/sample/grid.png"
 

@@ -120,10 +120,12 @@ def params(
     if check:
         settings = load_params(check)
 
-        from glann.preflight import check_pictures, check_weights  # noqa: PLC0415
+        from glann import preflight  # noqa: PLC0415
 
-        check_pictures(settings)
-        check_weights(settings)
+        preflight.check_pictures(settings)
+        preflight.check_loss_weights(settings)
+        preflight.check_start(settings)
+        preflight.check_evaluation_weights(settings)
     elif schema:
         _write(json.dumps(Params.model_json_schema(), indent=2) + "\n")
     else:

@@ -24,20 +24,41 @@ def check_pictures(params: Params) -> None:
         check_enough(len(find_images(params.prepare, params.seed).items), params.prepare)
 
 
-def check_weights(params: Params) -> None:
-    """Load the weights and the earlier run that the settings name; what is to be downloaded is left out.
+def check_loss_weights(params: Params) -> None:
+    """Load the weights of the loss, if the settings name a file.
 
     Raises
     ------
     GlannError
-        If a file is missing or holds something else.
+        If the file is missing or holds something else.
     """
-    loss, evaluate = params.glo.loss, params.evaluate
+    loss = params.glo.loss
     if loss.kind == "perceptual" and loss.weights:
         vgg16(loss.weights, loss.levels)
+
+
+def check_start(params: Params) -> None:
+    """Load the run from which GLO is to start, if the settings name one.
+
+    Raises
+    ------
+    GlannError
+        If a file is missing or does not fit.
+    """
     if params.glo.start_from:
         load_earlier(params.glo.start_from, params.glo.latent_dim)
-    kind = choose_kind(evaluate.features, evaluate.weights)
-    if kind != "pixels" and evaluate.weights:
+
+
+def check_evaluation_weights(params: Params) -> None:
+    """Load the weights of the evaluation, if the settings name a file that it uses.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing or holds something else.
+    """
+    weights = params.evaluate.weights
+    kind = choose_kind(params.evaluate.features, weights)
+    if kind != "pixels" and weights:
         images = np.zeros((1, 1, 1, 3), np.uint8)
-        feature_network(kind, evaluate.weights, images, Execution(torch.device("cpu"), torch.float32))
+        feature_network(kind, weights, images, Execution(torch.device("cpu"), torch.float32))

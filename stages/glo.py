@@ -1,5 +1,7 @@
 """glo: train a decoder, and one latent per image."""
 
+from pathlib import Path
+
 from stages.frame import stage
 
 with stage("glo") as this:
@@ -17,13 +19,14 @@ with stage("glo") as this:
         """Train on the prepared images and write the result."""
         images = this.prepared("images", check=rank() == 0)
         on = execution(params.compute)
-        inputs = [params.glo.model_dump(), params.seed, on.numerics, load_json("data/prepare/dataset.json")]
+        noted = [load_json(path) for path in sorted(Path("data/inputs").glob("glo_*.json"))]
+        dataset = load_json("data/prepare/dataset.json")
+        inputs = [params.glo.model_dump(), params.seed, on.numerics, dataset, noted]
         checkpoints = Checkpoints(this.checkpoints, "glo", inputs, params.compute.checkpoint_minutes)
 
         watch = None
         if rank() == 0:
-            page = this.project / "watch/glo.html"
-            watch = Watch(page, "glo: reconstructions", params.compute.watch_minutes)
+            watch = Watch(this.page, "glo: reconstructions", params.compute.watch_minutes)
         result = train_glo(images, params.glo, params.seed, on, checkpoints, watch)
 
         if rank() == 0:

@@ -29,11 +29,14 @@ with stage("imle") as this:
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
         watch = None
-        if rank() == 0:
-            page, drawing = this.project / "watch/imle.html", deepcopy(decoder).to(on.device).eval()
-            minutes = params.compute.watch_minutes
-            watch = Watch(page, "imle: samples", minutes, lambda reached: drawing(normalize(reached, dim=1)))
-
+        if rank() == 0 and params.compute.watch_minutes:
+            drawing = deepcopy(decoder).to(on.device).eval()
+            watch = Watch(
+                this.page,
+                "imle: samples",
+                params.compute.watch_minutes,
+                lambda reached: drawing(normalize(reached, dim=1)),
+            )
         result = fit_imle(latents, params.imle, params.seed, on, checkpoints, watch)
 
         if rank() == 0:

@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ def pictures(config: Prepare, memory: Path) -> dict[str, Any] | None:
     if config.source != "folder":
         return {}
     root = os.fsencode(config.path)
-    names = names_in(root) if os.path.isdir(root) else []  # noqa: PTH112 (pathlib has no bytes)
+    readable = os.path.isdir(root) and os.access(root, os.R_OK | os.X_OK)  # noqa: PTH112 (pathlib has no bytes)
+    names = names_in(root) if readable else []
     return _digest(names, root, memory) if names else None
 
 
@@ -61,8 +62,7 @@ def of_file(path: str | None, memory: Path) -> dict[str, Any] | None:
         return {}
     if not Path(path).is_file():
         return None
-    # Its name does not matter, only its content.
-    digest = next(_digests([b""], os.fsencode(path), memory))
+    (digest,) = _digests([b""], os.fsencode(path), memory)  # its name does not matter, only its content
     return {"files": 1, "sha256": digest}
 
 
@@ -76,30 +76,24 @@ def _digest(names: Sequence[bytes], root: bytes, memory: Path) -> dict[str, Any]
 def _digests(names: Sequence[bytes], root: bytes, memory: Path) -> Iterator[str]:
     """Yield each file's digest; for one that cannot be read, why."""
     root = os.path.abspath(root)  # noqa: PTH100
-    with (
-        closing(_opened(memory)) as known,
-        progress("inputs", len(names), "files") as advance,
-    ):
+    with closing(_Memory(memory)) as known, progress("inputs", len(names), "files") as advance:
         for start in range(0, len(names), AT_ONCE):
             some = names[start : start + AT_ONCE]
             paths = [os.path.join(root, name) if name else root for name in some]  # noqa: PTH118
-            query = "SELECT path, size, modified, changed, digest FROM files WHERE path BETWEEN ? AND ?"
-            rows = {path: values for path, *values in known.execute(query, (paths[0], paths[-1]))}
-            new = []
+            before, new = known.between(paths[0], paths[-1]), {}
             for path in paths:
                 try:
                     status = os.stat(path)  # noqa: PTH116
-                    now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-                    *before, digest = rows.get(path, [None])
-                    if before != now:
+                    now = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+                    state, digest = before.get(path, ("", ""))
+                    if state != now:
                         digest = _content(path)
-                        new.append((path, *now, digest))
+                        new[path] = now, digest
                     yield digest
                 except OSError as error:
                     yield errno.errorcode.get(error.errno or 0, str(error.strerror))
                 advance(1)
-            with known:
-                known.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)", new)
+            known.add(new)
 
 
 def _content(path: bytes) -> str:
@@ -107,25 +101,42 @@ def _content(path: bytes) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _opened(memory: Path) -> sqlite3.Connection:
-    """Open the file of known digests. If it is damaged or cannot be written, all files are read anew."""
-    with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return _with_table(memory)
-    except sqlite3.Error:
-        with suppress(OSError):
-            memory.unlink()
-    try:
-        return _with_table(memory)
-    except sqlite3.Error:
-        return _with_table(":memory:")
+class _Memory:
+    """Digests of files as they were last read, in a database; without one, all files are read anew.
 
+    If the database is damaged, locked or read-only, nothing is known, and nothing is remembered.
+    """
 
-def _with_table(where: Path | str) -> sqlite3.Connection:
-    connection = sqlite3.connect(where, timeout=60)
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS files "
-        "(path BLOB PRIMARY KEY, size INTEGER, modified INTEGER, changed INTEGER, digest TEXT) WITHOUT ROWID"
-    )
-    return connection
+    def __init__(self, path: Path) -> None:
+        self._connection: sqlite3.Connection | None = None
+        with suppress(OSError, sqlite3.Error):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(path, timeout=10)
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS files "
+                "(path BLOB PRIMARY KEY, state TEXT, digest TEXT) WITHOUT ROWID"
+            )
+
+    def between(self, first: bytes, last: bytes) -> dict[bytes, tuple[str, str]]:
+        """Return what is known of the files from `first` to `last`: state and digest by path."""
+        query = "SELECT path, state, digest FROM files WHERE path BETWEEN ? AND ?"
+        with suppress(sqlite3.Error):
+            if self._connection:
+                return {
+                    path: (state, digest)
+                    for path, state, digest in self._connection.execute(query, (first, last))
+                }
+        return {}
+
+    def add(self, files: Mapping[bytes, tuple[str, str]]) -> None:
+        """Remember files."""
+        rows = [(path, *values) for path, values in files.items()]
+        with suppress(sqlite3.Error):
+            if self._connection and rows:
+                with self._connection:
+                    self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", rows)
+
+    def close(self) -> None:
+        """Close the database."""
+        if self._connection:
+            self._connection.close()

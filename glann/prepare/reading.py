@@ -189,16 +189,23 @@ def _profile(picture: Image.Image) -> ImageCms.ImageCmsProfile | None:
 
 def _in_srgb(picture: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:
     """Convert colours from `profile`; if the profile belongs to another mode, leave them as they are."""
-    if picture.mode in ("P", "PA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    mode = "RGBA" if picture.mode == "RGBA" else "RGB"
+    opacity = None
+    if picture.has_transparency_data:
+        grey = picture.mode in ("L", "LA", "La")
+        picture = picture.convert("LA" if grey else "RGBA")
+        opacity = picture.getchannel("A")
+        picture = picture.convert("L" if grey else "RGB")
+    elif picture.mode == "P":
+        picture = picture.convert("RGB")
     try:
-        converted = ImageCms.profileToProfile(
-            picture, profile, ImageCms.createProfile("sRGB"), outputMode=mode
-        )
+        srgb = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(picture, profile, srgb, outputMode="RGB") or picture
     except ImageCms.PyCMSError:
-        return picture
-    return converted or picture
+        converted = picture
+    if opacity is not None:
+        converted = converted.convert("RGB")
+        converted.putalpha(opacity)
+    return converted
 
 
 def _block_to_rgb(

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from glann.errors import GlannError
 from glann.images.curves import curves
 from glann.images.png import grid
 from glann.images.tensors import to_uint8
@@ -21,7 +20,7 @@ from glann.runtime.compute import Execution
 from glann.runtime.console import say
 from glann.runtime.files import replacing
 
-SHOWN = 64  # pictures
+SHOWN, AT_ONCE = 64, 4  # pictures; those that are drawn at once need less memory than a step
 SHARE = 0.005  # of the time, at most, that pages may take
 RELOAD = 20  # seconds between two reloads of an open page
 STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto}img{max-width:100%}"
@@ -85,10 +84,11 @@ class Watch:
         try:
             network.eval()
             with torch.no_grad(), execution.autocast():
-                images = to_uint8(self.decode(network(inputs[:SHOWN])).float())
+                parts = inputs[:SHOWN].split(AT_ONCE)
+                images = np.concatenate([to_uint8(self.decode(network(part)).float()) for part in parts])
             self._write(images, history, done)
-        except GlannError as error:
-            say(f"{error}; the run goes on without this page")
+        except Exception as error:  # whatever it is, the run is worth more than its page
+            say(f"{self.path}: {error}; the run goes on without this page")
             self.minutes = 0
         finally:
             network.train(training)

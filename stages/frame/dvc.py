@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -55,6 +56,14 @@ def noted_by_dvc(stage: str) -> tuple[list[str], list[str]]:
         settings += files.get("params.yaml") or []
     deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in entry.get("deps", [])]
     return settings, deps
+
+
+def recorded(stage: str) -> dict[str, Any]:
+    """Return the settings with which DVC has recorded the last run of a stage, nested as in params.yaml."""
+    lock = (read_yaml("dvc.lock") if Path("dvc.lock").is_file() else None) or {}
+    entry = (lock.get("stages") or {}).get(stage) or {}
+    found: dict[str, Any] = (entry.get("params") or {}).get("params.yaml") or {}
+    return found
 
 
 def check_place(stage: str) -> None:

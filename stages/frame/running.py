@@ -65,12 +65,17 @@ class Stage:
         Its name, as in dvc.yaml.
     params
         All of params.yaml; paths also work in the temporary workspace of an experiment.
+    settings
+        params.yaml as it is written, nested dictionaries.
     folder
         Where its results go: ``data/<stage>``.
     project
         The folder of the project, which outlives temporary workspaces.
     checkpoints
         The folder of checkpoints, in the project.
+    page
+        The html page on which a run of this stage can be watched; experiments in temporary workspaces have
+        one each.
     """
 
     def __init__(self, name: str):
@@ -84,8 +89,11 @@ class Stage:
         self._before = self._noted()
         self.folder = Path("data") / name
         self.project = project_folder()
+        self.settings = read_yaml("params.yaml") or {}
         self.params = _located(load_params(), self.project)
         self.checkpoints = self.project / ".checkpoints"
+        where = "" if self.project == Path.cwd() else f"-{Path.cwd().name}"
+        self.page = self.project / f"watch/{name}{where}.html"
 
     def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
         """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].
@@ -165,7 +173,7 @@ class Stage:
     def _noted(self) -> dict[str, Any]:
         """Return what DVC records besides code: settings, and size and time of each input."""
         values = read_yaml("params.yaml")
-        settings = {key: _at(values, key) for key in self._settings}
+        settings = {key: at(values, key) for key in self._settings}
         inputs = [Path(dep) for dep in self._deps if dep.startswith("data/")]
         found = {str(path): path.stat() for path in inputs if path.exists()}
         return settings | {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}
@@ -181,7 +189,7 @@ def _noted_code(deps: list[str]) -> dict[Path, str]:
     }
 
 
-def _at(tree: Any, path: str) -> Any:
+def at(tree: Any, path: str) -> Any:
     """Return the value at a path of keys, joined by dots, in nested dictionaries; None if there is none."""
     for key in path.split("."):
         tree = tree.get(key) if isinstance(tree, dict) else None

@@ -1,6 +1,7 @@
 """Noticing that pictures and weights have changed."""
 
 import os
+import sqlite3
 
 import numpy as np
 import pytest
@@ -79,12 +80,44 @@ def test_a_file_that_cannot_be_read_counts_with_the_reason(tmp_path, monkeypatch
     assert pictures(config("folder", folder), memory) == before
 
 
-def test_a_damaged_or_impossible_memory_is_replaced(tmp_path):
-    folder, memory = fill(tmp_path / "in", 3), tmp_path / "memory"
+def damage_pages(memory):
+    content = memory.read_bytes()
+    memory.write_bytes(content[:4096] + b"x" * (len(content) - 4096))
+
+
+def other_columns(memory):
+    memory.unlink()
+    with sqlite3.connect(memory) as connection:
+        connection.execute("CREATE TABLE files (path BLOB, size INTEGER)")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda memory: memory.write_bytes(b"no database" * 1000),
+        damage_pages,
+        other_columns,
+        lambda memory: memory.chmod(0o400),
+        lambda memory: (memory.unlink(), memory.mkdir()),
+    ],
+    ids=["no database", "damaged pages", "other columns", "read-only", "a folder"],
+)
+def test_without_a_sound_memory_all_files_are_read_anew(tmp_path, spoil):
+    folder, memory = fill(tmp_path / "in", 200), tmp_path / "memory"
     expected = pictures(config("folder", folder), memory)
-    memory.write_bytes(b"no database" * 1000)
+    spoil(memory)
     assert pictures(config("folder", folder), memory) == expected
-    assert pictures(config("folder", folder), tmp_path / "in/001.png/memory") == expected
+    (folder / "001.png").unlink()
+    changed = pictures(config("folder", folder), memory)
+    assert changed["files"] == 199 and changed["sha256"] != expected["sha256"]
+
+
+def test_times_of_any_size_are_remembered(tmp_path, read):
+    folder, memory = fill(tmp_path / "in", 2), tmp_path / "memory"
+    os.utime(folder / "001.png", ns=(2**63, 2**63))
+    one = pictures(config("folder", folder), memory)
+    read.clear()
+    assert pictures(config("folder", folder), memory) == one and read == []
 
 
 def test_many_files_are_looked_up_in_parts(tmp_path, monkeypatch, read):
@@ -95,12 +128,14 @@ def test_many_files_are_looked_up_in_parts(tmp_path, monkeypatch, read):
     assert pictures(config("folder", folder), memory) == whole and read == []
 
 
-def test_arrays_and_weights_count_by_their_content(tmp_path):
+def test_arrays_and_weights_count_by_their_content(tmp_path, read):
     memory = tmp_path / "memory"
     np.save(tmp_path / "a.npy", np.zeros((4, 16, 16), np.uint8))
     np.save(tmp_path / "b.npy", np.zeros((4, 16, 16), np.uint8))
     one = pictures(config("npy", tmp_path / "a.npy"), memory)
     assert one == of_file(str(tmp_path / "b.npy"), memory) and one["files"] == 1
+    read.clear()
+    assert one == pictures(config("npy", tmp_path / "a.npy"), memory) and read == []
     np.save(tmp_path / "a.npy", np.ones((4, 16, 16), np.uint8))
     assert pictures(config("npy", tmp_path / "a.npy"), memory) != one
 

@@ -60,6 +60,32 @@ def test_colours_are_converted_from_an_embedded_profile_to_srgb(tmp_path, mode, 
     assert np.abs(pixels.astype(int) - COLOR[::-1]).max() <= 2
 
 
+def test_grey_profiles_convert_grey_pictures_with_and_without_opacity(tmp_path):
+    """The profile is after ICC.1:2010; its curve has no entries, so values are proportional to light."""
+    curve = b"curv" + bytes(4) + (0).to_bytes(4, "big")
+    white = b"XYZ " + bytes(4) + b"".join(v.to_bytes(4, "big") for v in (0xF6D6, 0x10000, 0xD32D))
+    start = 128 + 4 + 2 * 12
+    tags = (2).to_bytes(4, "big") + b"".join(
+        name + offset.to_bytes(4, "big") + size.to_bytes(4, "big")
+        for name, offset, size in ((b"wtpt", start, len(white)), (b"kTRC", start + len(white), len(curve)))
+    )
+    body = tags + white + curve
+    head = (128 + len(body)).to_bytes(4, "big") + bytes(4) + bytes([2, 0x40, 0, 0]) + b"mntrGRAYXYZ "
+    head += bytes(12) + b"acsp" + bytes(28) + white[8:]
+    profile = head.ljust(128, b"\0") + body
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    light = np.arange(256).reshape(16, 16) / 255
+    expected = 255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    for mode in ("L", "LA"):
+        folder = tmp_path / mode
+        folder.mkdir()
+        ramp.convert(mode).save(folder / "image.png", icc_profile=profile)
+        pixels = only_image(folder, tmp_path / f"out{mode}", channels=1)
+        # LittleCMS interpolates a table, which is coarse where the curve is steep.
+        assert np.abs(pixels[1:, :, 0] - expected[1:]).max() <= 3
+        assert np.abs(pixels[0, :, 0] - expected[0]).max() <= 10
+
+
 @pytest.mark.parametrize("profile", [b"damaged", swapped_profile()], ids=["damaged", "of RGB"])
 def test_a_profile_that_does_not_fit_is_ignored(tmp_path, profile):
     (tmp_path / "in").mkdir()

@@ -41,19 +41,54 @@ def test_without_its_pictures_a_clone_keeps_its_results(project: Path):
     result = dvc(project, "repro", "prepare")
     assert result.returncode == 0 and "Running stage 'prepare'" not in result.stdout
     assert "inputs: pictures is not there; taken to be as it was" in result.stderr
-    shutil.rmtree(project / "data/inputs")
-    result = dvc(project, "repro", "prepare")  # nothing is known any more
-    assert result.returncode != 0 and "prepare.path: pictures: No such file or directory" in result.stderr
+    change(project, {"prepare": {"path": "picturse"}})  # not what the results were made from
+    result = dvc(project, "repro", "prepare")
+    assert result.returncode != 0 and "prepare.path: picturse: No such file or directory" in result.stderr
+    change(project, {"prepare": {"path": "pictures"}})
     (project / "elsewhere").rename(project / "pictures")
     assert not prepared_again(project)
 
 
-def test_weights_count_only_where_they_are_used(project: Path):
+def test_a_clone_that_never_had_the_pictures_records_nothing(project: Path):
+    lock = (project / "dvc.lock").read_text()
+    (project / "pictures").rename(project / "elsewhere")
+    kept = (project / "data/inputs/pictures.json").read_text()
+    (project / "data/inputs/pictures.json").unlink()
+    result = dvc(project, "repro", "prepare")
+    assert "failed to reproduce 'inputs'" in result.stderr and (project / "dvc.lock").read_text() == lock
+    (project / "data/inputs/pictures.json").write_text(kept)
+    (project / "elsewhere").rename(project / "pictures")
+    assert not prepared_again(project)
+
+
+def test_a_folder_that_changes_while_it_is_read_is_not_recorded(project: Path):
+    """A picture that comes after `inputs` has looked: `prepare`, run by hand, notices it."""
+    lock = (project / "dvc.lock").read_text()
+    fill(project / "pictures/more", 1)
+    result = dvc(project, "repro", "--single-item", "--force", "prepare")
+    assert result.returncode != 0 and "prepare.path: pictures changed while prepare ran" in result.stderr
+    assert (project / "dvc.lock").read_text() == lock
+    shutil.rmtree(project / "pictures/more")
+    assert not prepared_again(project)
+
+
+def inputs(project: Path) -> tuple[str, str]:
+    result = dvc(project, "repro", "inputs")
+    return result.stderr, (project / "data/inputs/evaluate_weights.json").read_text()
+
+
+def test_weights_count_only_where_they_are_used_and_are_checked_at_once(project: Path):
     (project / "weights.pth").write_bytes(b"1")
     change(project, {"glo": {"loss": {"weights": "weights.pth"}}, "evaluate": {"weights": "weights.pth"}})
-    dvc(project, "repro", "inputs")
-    before = [(project / f"data/inputs/{name}_weights.json").read_text() for name in ("glo", "evaluate")]
+    before = inputs(project)  # the loss is laplacian, the features are pixels
     (project / "weights.pth").write_bytes(b"2")
-    dvc(project, "repro", "inputs")
-    after = [(project / f"data/inputs/{name}_weights.json").read_text() for name in ("glo", "evaluate")]
-    assert before[0] == after[0] and before[1] != after[1]  # the loss is laplacian
+    assert inputs(project) == before and "weights" not in before[0]
+    change(project, {"evaluate": {"features": "vgg"}})
+    wrong, _ = inputs(project)
+    assert "weights.pth: not a weights file" in wrong and "failed to reproduce 'inputs'" in wrong
+    change(
+        project,
+        {"evaluate": {"features": "pixels", "weights": None}, "glo": {"loss": {"kind": "perceptual"}}},
+    )
+    wrong, _ = inputs(project)
+    assert "weights.pth: not a weights file" in wrong and "failed to reproduce 'inputs'" in wrong

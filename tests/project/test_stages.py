@@ -287,10 +287,12 @@ def test_what_cannot_be_printed_fails_no_stage(project: Path):
 
 def test_metrics_that_git_does_not_have_yet_come_back_after_a_failed_evaluation(project: Path):
     kept = (project / "data/evaluate/metrics.json").read_text()
-    settings = (project / "params.yaml").read_text()
-    change(project, {"evaluate": {"features": "vgg", "weights": "nowhere.safetensors"}})
-    assert dvc(project, "repro", "evaluate").returncode != 0  # DVC has removed them before the stage began
-    (project / "params.yaml").write_text(settings)
+    code = (project / "glann/evaluate/metrics.py").read_text()
+    (project / "glann/evaluate/metrics.py").write_text("raise RuntimeError('edited')\n")
+    failed = dvc(project, "repro", "evaluate")
+    assert failed.returncode != 0 and "failed to reproduce 'evaluate'" in failed.stderr
+    assert not (project / "data/evaluate/metrics.json").exists()  # DVC removed them before the stage began
+    (project / "glann/evaluate/metrics.py").write_text(code)
     assert repro(project) == []
     assert (project / "data/evaluate/metrics.json").read_text() == kept
 

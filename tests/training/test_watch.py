@@ -73,7 +73,7 @@ def test_imle_shows_decoded_samples(cpu: Execution, tmp_path: Path, monkeypatch:
     watched = fit_imle(clusters(), SMALL.model_copy(update={"epochs": 2}), 0, cpu, watch=watch)
     noise = torch.randn(5, 2)
     assert torch.equal(alone.mapping(noise), watched.mapping(noise))
-    assert len(reached) > 2 and reached[0].shape == (SHOWN, 2)
+    assert sum(len(part) for part in reached) % SHOWN == 0 and reached[0].shape[1] == 2
     assert set(pictures(tmp_path / "imle.html")) == {"pictures", "losses"}
 
 
@@ -105,6 +105,18 @@ def test_pages_come_at_their_time_and_take_a_small_share_of_it(
     clock[0] += 101
     assert watch.due()
     assert not Watch(tmp_path / "b.html", "never", 0).due()
+
+
+def test_whatever_goes_wrong_with_a_page_is_told_once(
+    clock: list[float], cpu: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    def fail(x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("CUDA out of memory")
+
+    watch = Watch(tmp_path / "a.html", "a run", 2, fail)
+    watch.look(torch.nn.Identity(), torch.rand(3, 1, 8, 8), [], 0.5, cpu)
+    clock[0] = 1e9
+    assert not watch.due() and "out of memory; the run goes on without" in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written_does_not_stop_the_run(
