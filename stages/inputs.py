@@ -1,6 +1,23 @@
 """inputs: note the content of pictures and weights, so that DVC sees when they change."""
 
+from typing import Any, NamedTuple
+
 from stages.frame import stage
+
+
+class Input(NamedTuple):
+    """Something that lies outside the project."""
+
+    content: dict[str, Any] | None
+    """what is noted of it; None: it is not there"""
+    path: str | None
+    stage: str
+    """the stage that reads it"""
+    keys: list[str]
+    """settings that say what it is and whether it fits"""
+    check: str
+    """the function of `glann.preflight` that looks at it"""
+
 
 with stage("inputs") as this:
     from glann.glo.settings import EARLIER_FILES
@@ -11,51 +28,39 @@ with stage("inputs") as this:
     from stages.frame.running import at
 
     prepare, glo, evaluate = this.params.prepare, this.params.glo, this.params.evaluate
-    memory = this.project / ".cache/inputs.sqlite"
-    weights = glo.loss.weights if glo.loss.kind == "perceptual" else None
-    measuring = None if evaluate.features == "pixels" else evaluate.weights
-    # By name of the file: the content, its path, the stage that uses it, what else decides whether it fits.
+    known = this.project / ".cache/inputs.sqlite"
+    source, earlier = prepare.path, glo.start_from
+    learning = glo.loss.weights if glo.loss.kind == "perceptual" else None
+    measuring = evaluate.weights if evaluate.features != "pixels" else None
+    of_source, of_earlier = pictures(prepare, known), of_files(earlier, EARLIER_FILES, known)
+    keys_of_measuring = ["evaluate.weights", "evaluate.features"]
     inputs = {
-        "pictures": (pictures(prepare, memory), prepare.path, "prepare", ["prepare.path"]),
-        "glo_weights": (of_file(weights, memory), weights, "glo", ["glo.loss"]),
-        "glo_start": (
-            of_files(glo.start_from, EARLIER_FILES, memory),
-            glo.start_from,
-            "glo",
-            ["glo.start_from", "glo.latent_dim"],
-        ),
-        "evaluate_weights": (
-            of_file(measuring, memory),
-            measuring,
-            "evaluate",
-            ["evaluate.weights", "evaluate.features"],
+        "pictures": Input(of_source, source, "prepare", ["prepare.path"], "check_pictures"),
+        "glo_weights": Input(of_file(learning, known), learning, "glo", ["glo.loss"], "check_loss_weights"),
+        "glo_start": Input(of_earlier, earlier, "glo", ["glo.start_from", "glo.latent_dim"], "check_start"),
+        "evaluate_weights": Input(
+            of_file(measuring, known), measuring, "evaluate", keys_of_measuring, "check_evaluation_weights"
         ),
     }
-    new: dict[str, object] = {}
-    check: list[str] = []
-    for name, (content, path, user, keys) in inputs.items():
+    changed: dict[str, Input] = {}
+    suspect: list[Input] = []
+    for name, found in inputs.items():
         file = this.folder / f"{name}.json"
         noted = load_json(file) if file.is_file() else None
-        same = all(at(recorded(user), key) == at(this.settings, key) for key in keys)
-        if content is None and noted and same:
+        as_recorded = all(at(recorded(found.stage), key) == at(this.settings, key) for key in found.keys)
+        if found.content is None and noted and as_recorded:
             # Results that are there stay valid without their inputs, e.g. in a colleague's clone.
-            say(f"inputs: {path} is not there; taken to be as it was")
+            say(f"inputs: {found.path} is not there; taken to be as it was")
             continue
-        if content != noted or not same:
-            check.append(name)
-        if content != noted:
-            new[name] = content
-    if any(inputs[name][0] != {} for name in check):
+        if found.content != noted:
+            changed[name] = found
+        if found.content != {} and (found.content != noted or not as_recorded):
+            suspect.append(found)
+    if suspect:
         from glann import preflight
 
-        checks = {
-            "pictures": preflight.check_pictures,
-            "glo_weights": preflight.check_loss_weights,
-            "glo_start": preflight.check_start,
-            "evaluate_weights": preflight.check_evaluation_weights,
-        }
-        for name in check:  # an hour of training must not come before the news that a file is wrong
-            checks[name](this.params)
+        for found in suspect:  # an hour of training must not come before the news that a file is wrong
+            getattr(preflight, found.check)(this.params)
     with this.outputs() as folder:
-        for name, changed in new.items():
-            save_json(folder / f"{name}.json", changed)
+        for name, found in changed.items():
+            save_json(folder / f"{name}.json", found.content)
