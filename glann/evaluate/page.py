@@ -24,7 +24,11 @@ pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
 """
 
 CURVES = (
-    ("glo.png", "GLO: the reconstruction loss. If it still falls at the end, more epochs help."),
+    (
+        "glo.png",
+        "GLO: the reconstruction loss. If it still falls at the end, more epochs help. It jumps where the "
+        "coarse part of the training ends (glo.loss.coarse).",
+    ),
     (
         "imle.png",
         "IMLE: the regression loss, and the mean squared distance from a latent to its nearest candidate.",
