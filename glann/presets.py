@@ -50,7 +50,7 @@ _PHOTOGRAPHS: dict[str, Any] = {
     "ema": 0.995,
 }
 
-_LONG_FIT = {"epochs": 300, "candidates": 4}
+_LONG_FIT = {"epochs": 300, "candidates": 8}
 
 # What each preset changes; all other settings have their defaults.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "prepare": {"count": 3500, "holdout": 500},
         # Small batches: with few images and few minutes, the number of steps matters most.
         "glo": {"epochs": 40, "batch_size": 16, "latent_lr": 0.02, "ema": 0.995},
-        "imle": {"epochs": 300, "candidates": 8},
+        "imle": _LONG_FIT,
     },
     "faces64": {
         "prepare": {"source": "folder", "count": None, "resolution": 64},
