@@ -18,7 +18,7 @@ with stage("evaluate") as this:
         "compute": True,
         "sample": True,
         "prepare": {"path"},
-        "glo": {"loss": {"weights"}},
+        "glo": {"loss": {"weights"}, "start_from": True},
         "evaluate": {"weights"},
     }
     remove_finished(this.checkpoints, "imle")

@@ -42,12 +42,14 @@ with stage("inputs") as this:
             of_file(measuring, known), measuring, "evaluate", keys_of_measuring, "check_evaluation_weights"
         ),
     }
+    recorded_settings = {stage: recorded(stage) for stage in ("prepare", "glo", "evaluate")}
     changed: dict[str, Input] = {}
     suspect: list[Input] = []
     for name, found in inputs.items():
         file = this.folder / f"{name}.json"
         noted = load_json(file) if file.is_file() else None
-        as_recorded = all(at(recorded(found.stage), key) == at(this.settings, key) for key in found.keys)
+        before = recorded_settings[found.stage]
+        as_recorded = all(at(before, key) == at(this.settings, key) for key in found.keys)
         if found.content is None and noted and as_recorded:
             # Results that are there stay valid without their inputs, e.g. in a colleague's clone.
             say(f"inputs: {found.path} is not there; taken to be as it was")

@@ -102,7 +102,7 @@ def _content(path: bytes) -> str:
 
 
 class _Memory:
-    """Digests of files as they were last read, in a database; without one, all files are read anew.
+    """Digests of files as they were last read, in a database; without one, every file is read again.
 
     If the database is damaged, locked or read-only, nothing is known, and nothing is remembered.
     """
