@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,9 @@ def stage_process(started: subprocess.Popen[str], name: str) -> psutil.Process:
 
     def begun() -> bool:
         for process in psutil.Process(started.pid).children(recursive=True):
-            if process.cmdline()[1:3] == ["-m", f"stages.{name}"]:
-                found.append(process)
+            with suppress(psutil.NoSuchProcess):  # a child of DVC may end between the two calls
+                if process.cmdline()[1:3] == ["-m", f"stages.{name}"]:
+                    found.append(process)
         return bool(found)
 
     wait_for(begun)
