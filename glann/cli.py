@@ -125,6 +125,7 @@ def params(
         preflight.check_pictures(settings)
         preflight.check_loss_weights(settings)
         preflight.check_start(settings)
+        preflight.check_mapping(settings)
         preflight.check_evaluation_weights(settings)
     elif schema:
         _write(json.dumps(Params.model_json_schema(), indent=2) + "\n")
@@ -142,20 +143,15 @@ def estimate(
     settings = load_params(params_file)
 
     from glann.estimate import estimate as needs_of  # noqa: PLC0415
+    from glann.runtime.progress import duration  # noqa: PLC0415
 
     needs = needs_of(settings)
-    _write(f"{'stage':10}{'time':>10}{'memory':>12}{'results':>12}\n")
+    _write(f"{'stage':10}{'time':>12}{'memory':>12}{'results':>12}\n")
     for stage, need in needs.items():
         memory = "" if need.memory is None else f"{need.memory / 2**30:.1f} GiB"
-        _write(f"{stage:10}{_duration(need.seconds):>10}{memory:>12}{need.disk / 2**20:>8.0f} MiB\n")
+        _write(f"{stage:10}{duration(need.seconds):>12}{memory:>12}{need.disk / 2**20:>8.0f} MiB\n")
     seconds, disk = (sum(getattr(need, name) for need in needs.values()) for name in ("seconds", "disk"))
-    _write(f"{'all':10}{_duration(seconds):>10}{'':12}{disk / 2**20:>8.0f} MiB\n")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+    _write(f"{'all':10}{duration(seconds):>12}{'':12}{disk / 2**20:>8.0f} MiB\n")
 
 
 @app.command()

@@ -108,7 +108,7 @@ class _Run:
         )
         decoder = DecoderNetwork(self.architecture)
         self.weights = 4 * sum(p.numel() for p in decoder.parameters())
-        imle = params.imle.model_copy(update={"epochs": 1, "index": "Flat"})
+        imle = params.imle.model_copy(update={"epochs": 1, "index": "Flat", "start_from": None})
         with redirect_stderr(io.StringIO()):
             mapping = fit_imle(self._latents(64), imle, 0, self.on).mapping
         self.generator = Generator(mapping, decoder, self.on)
@@ -157,7 +157,8 @@ class _Run:
 
     def imle(self) -> Need:
         """Time epochs of two numbers of latents, since a search takes longer than in proportion."""
-        imle, most = self.params.imle, min(self.n, MOST_LATENTS)
+        imle = self.params.imle.model_copy(update={"start_from": None})
+        most = min(self.n, MOST_LATENTS)
         sizes, times = (most // 2, most), []
         for count in sizes:
             latents = self._latents(count)

@@ -5,6 +5,7 @@ import torch
 
 from glann.evaluate.features import choose_kind, feature_network
 from glann.glo.start import load_earlier
+from glann.imle.fit import load_start
 from glann.networks.vgg import vgg16
 from glann.params import Params
 from glann.prepare.dataset import check_enough
@@ -47,6 +48,18 @@ def check_start(params: Params) -> None:
     """
     if params.glo.start_from:
         load_earlier(params.glo.start_from, params.glo.latent_dim)
+
+
+def check_mapping(params: Params) -> None:
+    """Load the mapping from which IMLE is to start, if the settings name one.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing or does not fit.
+    """
+    if params.imle.start_from:
+        load_start(params.imle, params.glo.latent_dim)
 
 
 def check_evaluation_weights(params: Params) -> None:

@@ -19,6 +19,7 @@ with stage("evaluate") as this:
         "sample": True,
         "prepare": {"path"},
         "glo": {"loss": {"weights"}, "start_from": True},
+        "imle": {"start_from"},
         "evaluate": {"weights"},
     }
     remove_finished(this.checkpoints, "imle")

@@ -4,6 +4,7 @@ from stages.frame import stage
 
 with stage("imle") as this:
     from copy import deepcopy
+    from pathlib import Path
 
     from torch.nn.functional import normalize
 
@@ -12,7 +13,7 @@ with stage("imle") as this:
     from glann.networks.generator import save_generator
     from glann.runtime.checkpoint_files import remove_finished
     from glann.runtime.compute import execution
-    from glann.runtime.files import file_digest, save_json
+    from glann.runtime.files import file_digest, load_json, save_json
     from glann.runtime.npy import load_latents
     from glann.runtime.processes import rank
     from glann.training.checkpoints import Checkpoints
@@ -25,7 +26,10 @@ with stage("imle") as this:
         on = execution(params.compute)
         decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
         latents = load_latents("data/glo/latents.npy", decoder.architecture.latents)
-        inputs = [params.imle.model_dump(), params.seed, on.numerics, file_digest("data/glo/latents.npy")]
+        noted = Path("data/inputs/imle_start.json")
+        start = load_json(noted) if noted.is_file() else None
+        digest = file_digest("data/glo/latents.npy")
+        inputs = [params.imle.model_dump(), params.seed, on.numerics, digest, start]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
         watch = None

@@ -27,22 +27,25 @@ with stage("inputs") as this:
     from stages.frame.dvc import recorded
     from stages.frame.running import at
 
-    prepare, glo, evaluate = this.params.prepare, this.params.glo, this.params.evaluate
+    prepare, glo, imle, evaluate = (getattr(this.params, n) for n in ("prepare", "glo", "imle", "evaluate"))
     known = this.project / ".cache/inputs.sqlite"
     source, earlier = prepare.path, glo.start_from
     learning = glo.loss.weights if glo.loss.kind == "perceptual" else None
     measuring = evaluate.weights if evaluate.features != "pixels" else None
     of_source, of_earlier = pictures(prepare, known), of_files(earlier, EARLIER_FILES, known)
+    of_mapping = of_file(imle.start_from, known)
+    keys_of_mapping = ["imle.start_from", "imle.noise_dim", "imle.mapping", "glo.latent_dim"]
     keys_of_measuring = ["evaluate.weights", "evaluate.features"]
     inputs = {
         "pictures": Input(of_source, source, "prepare", ["prepare.path"], "check_pictures"),
         "glo_weights": Input(of_file(learning, known), learning, "glo", ["glo.loss"], "check_loss_weights"),
         "glo_start": Input(of_earlier, earlier, "glo", ["glo.start_from", "glo.latent_dim"], "check_start"),
+        "imle_start": Input(of_mapping, imle.start_from, "imle", keys_of_mapping, "check_mapping"),
         "evaluate_weights": Input(
             of_file(measuring, known), measuring, "evaluate", keys_of_measuring, "check_evaluation_weights"
         ),
     }
-    recorded_settings = {stage: recorded(stage) for stage in ("prepare", "glo", "evaluate")}
+    recorded_settings = {stage: recorded(stage) for stage in ("prepare", "glo", "imle", "evaluate")}
     changed: dict[str, Input] = {}
     suspect: list[Input] = []
     for name, found in inputs.items():

@@ -10,7 +10,7 @@ from glann.errors import GlannError
 from glann.prepare.dataset import prepare
 from glann.prepare.settings import Prepare
 
-OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png")
+OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png", "review.html")
 
 WHITE = (255, 255, 255)
 COLOR = (200, 100, 50)
@@ -60,6 +60,6 @@ def only_image(folder, out, **keys):
     (file,) = folder.iterdir()
     for i in range(2):
         (folder / f"{i}{file.suffix}").write_bytes(file.read_bytes())
-    images, holdout, _ = run(config("folder", folder, **keys), out)
+    images, holdout, _ = run(config("folder", folder, repeats="keep", **keys), out)
     assert (images == holdout).all()
     return images[0]

@@ -1,27 +1,12 @@
 """The report: one html file that shows everything, and needs no other file and no network."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.evaluation import Evaluation
-from glann.runtime.files import replacing
-
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; }
-h1, h2 { line-height: 1.2; }
-img { max-width: 100%; }
-.curves img { width: 32rem; }
-.pixels img { image-rendering: pixelated; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-figcaption { color: #555; }
-figure { margin: 1.5rem 0; }
-pre { background: #f6f6f6; padding: 1rem; overflow-x: auto; }
-"""
+from glann.images.html import figure, write_html
 
 CURVES = (
     (
@@ -81,12 +66,7 @@ def write_page(
         f"which were never used in training, by {evaluation.features} features. The row of the training "
         "images is what a perfect generator would reach. ↓: lower is better, ↑: higher is better."
     )
-    parts = [
-        "<!doctype html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>GLANN: evaluation</title><style>{STYLE}</style></head><body>",
-        "<h1>GLANN: evaluation</h1>",
+    body = [
         f"<p>{escape(head)}</p>",
         *_table(evaluation.table, labels),
         "<h2>Pictures</h2>",
@@ -95,10 +75,8 @@ def write_page(
         *_figures(plots, CURVES, "curves"),
         "<h2>Settings</h2>",
         f"<pre>{escape(settings)}</pre>",
-        "</body></html>",
     ]
-    with replacing(path) as temporary:
-        temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")
+    write_html(path, "GLANN: evaluation", body)
 
 
 def _table(table: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> list[str]:
@@ -113,8 +91,4 @@ def _table(table: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) 
 
 
 def _figures(plots: Path, shown: Sequence[tuple[str, str]], kind: str) -> list[str]:
-    return [
-        f'<figure class="{kind}"><img alt="{escape(name)}" src="data:image/png;base64,'
-        f'{b64encode((plots / name).read_bytes()).decode()}"><figcaption>{escape(text)}</figcaption></figure>'
-        for name, text in shown
-    ]
+    return [figure(name, (plots / name).read_bytes(), text, kind) for name, text in shown]

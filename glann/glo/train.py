@@ -12,6 +12,7 @@ from glann.errors import GlannError
 from glann.glo.batches import read_ahead
 from glann.glo.latents import LatentNoise, LatentTable, initial_latents
 from glann.glo.losses import loss_bytes, reconstruction_loss
+from glann.glo.pace import share_of_time
 from glann.glo.settings import Glo
 from glann.glo.start import load_earlier, start_from
 from glann.images.tensors import to_float, upload
@@ -110,9 +111,11 @@ def train_glo(
     optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
     loss_of = reconstruction_loss(config.loss, execution, own)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer, "table": table}
+    batch = -(-shard.strata // shard.ranks)
+    pace = share_of_time(loss_of, decoder, first[:batch], own[:batch], execution)
 
     with Course(
-        "glo", "images", parts, shard, config.epochs, config.schedule, checkpoints, _remedy(execution)
+        "glo", "images", parts, shard, config.epochs, config.schedule, checkpoints, _remedy(execution), pace
     ) as course:
         for _ in course.epochs():
             for rows, weight, targets in read_ahead(own, course.batches(seed), execution):

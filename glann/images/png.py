@@ -42,7 +42,7 @@ def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.ui
 def save_png(path: str | Path, image: NDArray[np.uint8]) -> None:
     """Write uint8 [h, w, c], c = 1 or 3, as a PNG file."""
     with replacing(path) as temporary:
-        _image(image).save(temporary)
+        as_picture(image).save(temporary)
 
 
 def save_png_quickly(path: str | Path, image: NDArray[np.uint8]) -> None:
@@ -52,10 +52,11 @@ def save_png_quickly(path: str | Path, image: NDArray[np.uint8]) -> None:
     """
     Path(path).unlink(missing_ok=True)  # if it is a link, its target must not be overwritten
     with Path(path).open("xb") as file:
-        _image(image).save(file, "PNG", compress_type=Z_HUFFMAN_ONLY)
+        as_picture(image).save(file, "PNG", compress_type=Z_HUFFMAN_ONLY)
 
 
-def _image(image: NDArray[np.uint8]) -> Image.Image:
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """Turn uint8 [h, w, c], c = 1 or 3, into a picture of Pillow."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 

@@ -10,6 +10,7 @@ from glann.imle.calibration import ROWS_IN_FLOAT64, calibrate, fit_range
 from glann.imle.matching import CANDIDATES_AT_ONCE, Matching, candidate_count
 from glann.imle.settings import Imle
 from glann.neighbors.search import checked_index
+from glann.networks.generator import load_mapping
 from glann.networks.layers import initialize
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution
@@ -87,7 +88,10 @@ def fit_imle(
     mapping = MappingNetwork(
         MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
     )
-    initialize(mapping, stream(seed, "imle", "mapping"))
+    if config.start_from is None:
+        initialize(mapping, stream(seed, "imle", "mapping"))
+    else:
+        mapping.network.load_state_dict(load_start(config, d).network.state_dict())
     fit_range(mapping.to(latents.device), latents)
     mapping.to(execution.device)
     network = data_parallel(mapping.network)
@@ -133,6 +137,30 @@ def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
     """
     squared = (reached - wanted).square().sum(dim=1)
     return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
+
+
+def load_start(config: Imle, latent_dim: int) -> MappingNetwork:
+    """Read the mapping that `config.start_from` names.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing, damaged or something else, or if the mapping is of another kind or size.
+    """
+    assert config.start_from
+    earlier = load_mapping(config.start_from)
+    found = earlier.architecture
+    keys = {
+        "imle.noise_dim": (found.noise_dim, config.noise_dim),
+        "glo.latent_dim": (found.latent_dim, latent_dim),
+        "imle.mapping.kind": (found.config.kind, config.mapping.kind),
+        "imle.mapping.width": (found.config.width, config.mapping.width),
+        "imle.mapping.depth": (found.config.depth, config.mapping.depth),
+    }
+    other = [f"{key} {theirs}, not {ours}" for key, (theirs, ours) in keys.items() if theirs != ours]
+    if other:
+        raise GlannError(f"imle.start_from: {config.start_from} has {', '.join(other)}; set the same")
+    return earlier
 
 
 def _check(latents: Tensor, count: int) -> None:

@@ -9,7 +9,7 @@ from pydantic import (
 
 from glann.neighbors.indexes import parse_index
 from glann.networks.mappings.settings import Mapping
-from glann.runtime.settings import LARGEST, Section
+from glann.runtime.settings import LARGEST, PathText, Section
 from glann.training.settings import ParameterGroup, Rate
 
 LESS_MEMORY = "lower imle.batch_size, imle.candidates or imle.mapping.width, or train on fewer images"
@@ -22,6 +22,8 @@ class Imle(Section):
     noise_dim: int = Field(32, ge=1, le=4096)
     """size of the noise vector (in the paper: 32)"""
     mapping: Mapping = Mapping()
+    start_from: PathText | None = None
+    """generator.safetensors of an earlier run, or a mapping's own file, to start from; null: from scratch"""
     candidates: float = Field(2, gt=0, le=1000)
     """candidates drawn per latent in each search (in the paper: 2)"""
     index: str = "Flat"

@@ -7,7 +7,7 @@ from torch import nn
 
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
-from glann.runtime.tensors import load_network, save_tensors
+from glann.runtime.tensors import load_config, load_network, save_tensors
 
 
 def save_generator(path: str | Path, mapping: MappingNetwork, decoder: DecoderNetwork) -> None:
@@ -26,6 +26,20 @@ def load_generator(path: str | Path) -> tuple[MappingNetwork, DecoderNetwork]:
     """
     networks = load_network(path, _build).eval()
     return networks.mapping, networks.decoder
+
+
+def load_mapping(path: str | Path) -> MappingNetwork:
+    """Read a mapping, in evaluation mode, from its own file or from that of a generator.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing, damaged or something else.
+    """
+    config = load_config(path)
+    if isinstance(config, dict) and "mapping" in config:
+        return load_generator(path)[0]
+    return MappingNetwork.load(path)
 
 
 class _Networks(nn.Module):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from glann.errors import GlannError
 from glann.images.png import grid, save_png
 from glann.prepare.reading import BYTES_PER_PIXEL, Pixels, decode_all
+from glann.prepare.repeats import Repeats, write_review
 from glann.prepare.settings import Prepare
 from glann.prepare.sources import Source, find_images
 from glann.prepare.workers import in_order
@@ -28,6 +29,7 @@ from glann.runtime.progress import progress
 from glann.runtime.randomness import stream_seed
 
 PREVIEW = 64  # images
+FILES = ("folder", "npy")  # sources in which the same picture may be there twice
 REASONS = 3  # why files were skipped, told in the summary
 LEAST_HOLDOUT = 2  # smallest hold-out that the settings allow
 WORTH_PROCESSES = 512  # images; fewer are decoded before worker processes have started
@@ -37,7 +39,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # the most that a worker process sends at
 
 
 def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = None) -> None:
-    """Write images.npy, holdout.npy, dataset.json and preview.png into `folder`: all of them or none.
+    """Write images.npy, holdout.npy, dataset.json, preview.png and review.html: all of them or none.
 
     Parameters
     ----------
@@ -46,7 +48,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     seed
         Chooses the images (if there are more than `config.count`), the hold-out images, and the avatars.
     folder
-        Created if it does not exist.
+        Where to; it is created if it does not exist.
     processes
         Number of worker processes. Default: one per processor core, or fewer if the largest images need much
         memory. The result does not depend on it.
@@ -59,6 +61,8 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     else:
         order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
     wanted = min(found, config.count or found)
+    may_repeat = config.repeats == "leave_out" and config.source in FILES
+    repeats = Repeats(config.holdout, wanted)
     bad: dict[int, str] = {}
     with all_or_none(folder) as inside:  # the source may lie in the same folder
         shape = (config.resolution, config.resolution, config.channels)
@@ -69,13 +73,17 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         ):
             train, holdout = _Images(train_file), _Images(holdout_file)
             taken = 0
-            # A bad file is replaced by the next one in the random order: `count` counts good images.
+            # What cannot be used is replaced by the next one in the random order: `count` counts good images.
             for i, pixels in _decoded(source, order, wanted, config, processes):
                 if isinstance(pixels, str):
                     bad[i] = pixels
                     continue
                 if holdout.count < config.holdout:
                     holdout.append(pixels)
+                    if may_repeat:
+                        repeats.hold_out(source.name(i), pixels)
+                elif may_repeat and repeats.leaves_out(source.name(i), pixels):
+                    continue
                 else:
                     train.append(pixels)
                     if config.mirror:
@@ -85,9 +93,21 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
                 if taken == wanted:
                     break
         _check_bad(source, bad, taken, config)
+        if repeats.left_out and not train.count:
+            raise GlannError(
+                "prepare.repeats: every picture repeats a held-out one, which leaves none to train on; add "
+                "other pictures, or set it to keep"
+            )
         check_enough(taken, config)
-        save_png(inside / "preview.png", grid(np.load(inside / "images.npy", mmap_mode="r")[:PREVIEW]))
+        images, held_out = (np.load(inside / name, mmap_mode="r") for name in ("images.npy", "holdout.npy"))
+        save_png(inside / "preview.png", grid(images[:PREVIEW]))
         bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
+        bad_files.sort(key=lambda file: file["name"])
+        if may_repeat:
+            repeats.compare()
+        write_review(
+            inside / "review.html", bad_files, repeats, images[:: 2 if config.mirror else 1], held_out
+        )
         dataset = {
             "source": config.source,
             "found": found,
@@ -96,7 +116,8 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "train": train.count,
             "holdout": holdout.count,
             "bad": len(bad),
-            "bad_files": sorted(bad_files, key=lambda file: file["name"]),
+            "bad_files": bad_files,
+            "repeats": repeats.named(),
             "channel_means": train.channel_means(),
             "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
         }
@@ -107,10 +128,17 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
 def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str]) -> str:
     """Say in one line what was taken, and what was not."""
     text = f"prepare: {dataset['train']:,} training images and {dataset['holdout']:,} held out"
+    left_out, kept = (len(dataset["repeats"][kind]) for kind in ("left_out", "among_training"))
     if bad:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(bad.values()).most_common(REASONS))
         more = ", ..." if len(set(bad.values())) > REASONS else ""
-        text += f"; {len(bad):,} skipped: {reasons}{more}; data/prepare/dataset.json lists them"
+        text += f"; {len(bad):,} skipped: {reasons}{more}"
+    if left_out:
+        text += f"; {left_out:,} left out, since they repeat a held-out picture"
+    if kept:
+        text += f"; {kept:,} of those in training repeat another one"
+    if bad or left_out or kept:
+        text += "; see data/prepare/review.html"
     if dataset["requested"] and dataset["taken"] < dataset["requested"]:
         text += f"; prepare.count asks for {dataset['requested']:,}, but there are only {dataset['taken']:,}"
     return text

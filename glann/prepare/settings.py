@@ -36,6 +36,8 @@ class Prepare(Section):
     """number of images set aside for evaluation and never used in training"""
     mirror: bool = False
     """train also on the mirror image of each training image, which helps if there are few"""
+    repeats: Literal["leave_out", "keep"] = "leave_out"
+    """training pictures that repeat a held-out one, exactly or nearly: leave_out or keep (folder, npy)"""
     max_bad_fraction: float = Field(0.1, ge=0, le=1)
     """stop if more than this fraction of the files cannot be read"""
 

@@ -56,6 +56,13 @@ def available(device: torch.device) -> int:
     return min(free, max(0, limit - used))
 
 
+def memory_in_use() -> str:
+    """Return in words how much memory this process uses: on the GPU, if it has used one, at most so far."""
+    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    used, where = (on_gpu, " of the GPU") if on_gpu else (psutil.Process().memory_info().rss, "")
+    return f"{used / GIB:.1f} GiB of memory{where}"
+
+
 def activation_bytes(network: nn.Module, batch: tuple[int, ...], execution: Execution) -> int:
     """Return the bytes that a forward pass stores for the backward pass.
 

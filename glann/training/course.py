@@ -1,7 +1,7 @@
 """The course of a training run: everything around the algorithm, behind one call per step."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import islice
 from types import TracebackType
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from glann.errors import GlannError
 from glann.runtime.checkpoint_files import Position
 from glann.runtime.console import say
+from glann.runtime.memory import memory_in_use
 from glann.runtime.processes import decided_by_first, rank, ranks, total
 from glann.runtime.progress import progress
 from glann.runtime.signals import stop_requested
@@ -60,6 +61,9 @@ class Course(AbstractContextManager["Course"]):
         Where to resume from and save to. None: neither.
     remedy
         What to advise if the loss goes wrong.
+    share_of_time
+        Which share of the time has passed when a share of the steps is done. Default: steps take equally
+        long.
 
     Attributes
     ----------
@@ -77,10 +81,11 @@ class Course(AbstractContextManager["Course"]):
         schedule: str,
         checkpoints: Checkpoints | None,
         remedy: str,
+        share_of_time: Callable[[float], float] = lambda share: share,
     ):
         self.stage, self.unit, self.parts, self.shard = stage, unit, parts, shard
         self.epoch_count, self.schedule = epochs, schedule
-        self.checkpoints, self.remedy = checkpoints, remedy
+        self.checkpoints, self.remedy, self.share_of_time = checkpoints, remedy, share_of_time
         self.history: list[dict[str, float]] = []
         self._note = ""
         self._begin_epoch()
@@ -94,7 +99,12 @@ class Course(AbstractContextManager["Course"]):
         self._resume()
         n = self.shard.n
         self._bar = progress(
-            self.stage, self.epoch_count * n, self.unit, self.steps_done * n // self.shard.steps
+            self.stage,
+            self.epoch_count * n,
+            self.unit,
+            self.steps_done * n // self.shard.steps,
+            self.share_of_time,
+            (lambda: f"it uses {memory_in_use()}") if rank() == 0 else None,
         )
         self._advance = self._bar.__enter__()
         return self

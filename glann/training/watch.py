@@ -1,29 +1,25 @@
 """Watching a training run: an html page with pictures and the loss, renewed every few minutes."""
 
 import time
-from base64 import b64encode
 from collections.abc import Callable, Sequence
 from html import escape
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from glann.images.curves import curves
+from glann.images.html import figure, png, write_html
 from glann.images.png import grid
 from glann.images.tensors import to_uint8
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
-from glann.runtime.files import replacing
 
 SHOWN, AT_ONCE = 64, 4  # pictures; those that are drawn at once need less memory than a step
 SHARE = 0.005  # of the time, at most, that pages may take
 RELOAD = 20  # seconds between two reloads of an open page
-STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto}img{max-width:100%}"
 
 
 class Watch:
@@ -99,9 +95,6 @@ class Watch:
         self._next = now + max(60 * self.minutes, (now - started) / SHARE) if self.minutes else float("inf")
 
     def _write(self, images: NDArray[np.uint8], history: Sequence[dict[str, float]], done: float) -> None:
-        picture = grid(images, 16)
-        shown = BytesIO()
-        Image.fromarray(picture.squeeze()).save(shown, "PNG")
         lines = {
             key: ([entry["epoch"] for entry in history], [entry[key] for entry in history])
             for key in (history[0] if history else ())
@@ -109,17 +102,9 @@ class Watch:
         }
         reload = "" if done >= 1 else f'<meta http-equiv="refresh" content="{RELOAD}">'
         state = f"{100 * done:.0f} % done" + (f", loss {history[-1]['loss']:g}" if history else "")
-        parts = [
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8">{reload}',
-            f"<title>{escape(self.title)}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{escape(self.title)}</h1><p>{escape(state)}, at {time.strftime('%H:%M:%S')}</p>",
-            _image("pictures", shown.getvalue()),
-            _image("losses", curves(lines, "epoch", "loss")) if history else "",
-            "</body></html>",
+        body = [
+            f"<p>{escape(state)}, at {time.strftime('%H:%M:%S')}</p>",
+            figure("pictures", png(grid(images, 16))),
+            figure("losses", curves(lines, "epoch", "loss"), kind="curves") if history else "",
         ]
-        with replacing(self.path) as temporary:
-            temporary.write_text("\n".join(parts), encoding="utf-8")
-
-
-def _image(name: str, content: bytes) -> str:
-    return f'<p><img alt="{name}" src="data:image/png;base64,{b64encode(content).decode()}"></p>'
+        write_html(self.path, self.title, body, reload)

@@ -220,6 +220,7 @@ def _located(params: Params, project: Path) -> Params:
         update={
             "prepare": params.prepare.model_copy(update={"path": located(params.prepare.path)}),
             "glo": params.glo.model_copy(update={"loss": loss, "start_from": located(params.glo.start_from)}),
+            "imle": params.imle.model_copy(update={"start_from": located(params.imle.start_from)}),
             "evaluate": params.evaluate.model_copy(update={"weights": located(params.evaluate.weights)}),
         }
     )

@@ -9,6 +9,10 @@ from small import SMALL, clusters
 from glann.errors import GlannError
 from glann.imle.fit import fit_imle, regression_loss
 from glann.neighbors.search import nearest
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import Decoder
+from glann.networks.generator import save_generator
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution, execution
 from glann.runtime.randomness import stream
 from glann.runtime.settings import Compute
@@ -92,3 +96,31 @@ def test_one_latent_or_a_nan_among_them_is_refused(cpu: Execution):
     for latents in (torch.ones(1, 4), F.pad(torch.ones(5, 3), (0, 1), value=math.nan)):
         with pytest.raises(GlannError, match="2 or more rows of finite numbers"):
             fit_imle(latents, SMALL, 0, cpu)
+
+
+def test_it_goes_on_from_an_earlier_mapping_or_generator(tmp_path, cpu: Execution):
+    latents = clusters()
+    before = fit_imle(latents, SMALL, 0, cpu)
+    before.mapping.save(tmp_path / "mapping.safetensors")
+    architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=2, size=16, channels=1)
+    save_generator(tmp_path / "generator.safetensors", before.mapping, DecoderNetwork(architecture))
+    few = {"epochs": 1, "lr": 1e-12}
+    anew = fit_imle(latents, SMALL.model_copy(update=few), 0, cpu)
+    for name in ("mapping.safetensors", "generator.safetensors"):
+        start = {"start_from": str(tmp_path / name), **few}
+        after = fit_imle(latents, SMALL.model_copy(update=start), 1, cpu)
+        assert after.history[0]["loss"] < 1.5 * before.history[-1]["loss"] < anew.history[0]["loss"]
+        noise = torch.randn(500, 2, generator=stream(1, "noise"))
+        with torch.no_grad():
+            difference = after.mapping.network(noise) - before.mapping.network(noise)
+        assert difference.abs().max() < 1e-4
+
+
+def test_a_mapping_of_another_size_is_no_start(tmp_path, cpu: Execution):
+    mapping = MappingNetwork(MappingArchitecture(config=SMALL.mapping, noise_dim=3, latent_dim=2))
+    mapping.save(tmp_path / "other.safetensors")
+    start = SMALL.model_copy(update={"start_from": str(tmp_path / "other.safetensors")})
+    with pytest.raises(GlannError, match=r"^imle\.start_from: .*other\.saf.* has imle\.noise_dim 3, not 2;"):
+        fit_imle(clusters(), start, 0, cpu)
+    with pytest.raises(GlannError, match=r"has imle\.noise_dim 3, not 2, glo\.latent_dim 2, not 5; set"):
+        fit_imle(torch.randn(50, 5), start, 0, cpu)

@@ -66,7 +66,7 @@ def test_one_line_says_what_was_taken_and_what_was_not(tmp_path, capsys):
     run(config("folder", tmp_path / "in", count=101), tmp_path / "out")
     assert capsys.readouterr().err == (
         "glann: prepare: 98 training images and 2 held out; 4 skipped: not an image file (3), "
-        "empty file (1); data/prepare/dataset.json lists them; prepare.count asks for 101, "
+        "empty file (1); see data/prepare/review.html; prepare.count asks for 101, "
         "but there are only 100\n"
     )
 

@@ -92,6 +92,7 @@ WRONG = [
     ({"glo": {"epoch": 3}}, "glo.epoch: unknown key"),
     ({"glo": {"loss": {"kind": "perceptual", "weights": "no.pth"}}}, "no.pth: no such file"),
     ({"imle": {"index": "Flatter"}}, "imle.index: 'Flatter' is not one of the known index strings"),
+    ({"imle": {"start_from": "no.safetensors"}}, "no.safetensors: no such file"),
     ({"evaluate": {"features": "vgg", "weights": "no.safetensors"}}, "no.safetensors: no such file"),
 ]
 

@@ -1,0 +1,108 @@
+"""Pictures that are there twice never lie on both sides of the hold-out, and are shown."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+from preparing import config, fill, run, stop
+
+from glann.prepare.repeats import SHOWN
+
+
+def photograph(i):
+    """Return a picture of 64 px with soft shapes, like no other number's."""
+    soft = np.random.default_rng(i).integers(0, 256, (6, 6, 3), np.uint8)
+    return Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC)
+
+
+def photographs(folder, count):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        photograph(i).save(folder / f"{i:03}.png")
+    return folder
+
+
+CHANGES = {
+    "copied.png": lambda picture: picture,
+    "compressed.jpg": lambda picture: picture,
+    "larger.png": lambda picture: picture.resize((200, 200), Image.Resampling.BICUBIC),
+    "darker.png": lambda picture: ImageEnhance.Brightness(picture).enhance(0.7),
+    "grey.png": lambda picture: picture.convert("L"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_repeat_is_never_on_the_other_side_of_the_hold_out(tmp_path, change):
+    folder = photographs(tmp_path / "in", 30)
+    for i in range(30):
+        CHANGES[change](photograph(i)).save(folder / f"{i:03}-{change}")
+    images, holdout, dataset = run(config("folder", folder, holdout=10), tmp_path / "out")
+    numbers = [{int(repeat[key][:3]) for repeat in dataset["repeats"]["left_out"]} for key in ("name", "of")]
+    assert numbers[0] == numbers[1]
+    # Of 30 pairs, each is held out as a whole, used for training as a whole, or one of it is left out.
+    assert len(images) + len(holdout) + len(dataset["repeats"]["left_out"]) == 60
+    assert len(dataset["repeats"]["among_training"]) == len(images) / 2
+    assert dataset["taken"] == len(images) + len(holdout)
+    kept, both, kept_dataset = run(config("folder", folder, holdout=10, repeats="keep"), tmp_path / "kept")
+    assert len(kept) + len(both) == 60 and (both == holdout).all()
+    assert kept_dataset["repeats"] == {"left_out": [], "among_training": []}
+
+
+def test_different_pictures_and_pictures_of_one_colour_are_no_repeats(tmp_path, capsys):
+    folder = photographs(tmp_path / "in", 100)
+    fill(folder / "flat", 50)
+    _, _, dataset = run(config("folder", folder, holdout=20), tmp_path / "out")
+    assert dataset["repeats"] == {"left_out": [], "among_training": []}
+    assert "repeat" not in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_replaced_counted_and_shown(tmp_path, capsys):
+    folder = photographs(tmp_path / "in", 80)
+    for i in range(80):
+        photograph(i).save(folder / f"{i:03}.jpg")
+    (folder / "<b>.txt").write_text("no picture")
+    images, _, dataset = run(config("folder", folder, count=60, holdout=20, mirror=True), tmp_path / "out")
+    left_out, among = (len(dataset["repeats"][kind]) for kind in ("left_out", "among_training"))
+    assert len(images) == 80 and left_out and among  # 40 and their mirror images
+    said = capsys.readouterr().err
+    assert f"{left_out} left out, since they repeat a held-out picture" in said
+    assert f"{among} of those in training repeat another one; see data/prepare/review.html" in said
+    page = (tmp_path / "out/review.html").read_text()
+    assert page.count("<img") == min(left_out, SHOWN) + min(among, SHOWN)
+    assert all(repeat["name"] in page for repeat in dataset["repeats"]["left_out"])
+    assert "<b>" not in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_the_page_shows_the_pictures_that_it_names(tmp_path):
+    array = np.stack([np.asarray(photograph(i // 2)) for i in range(40)])  # each twice
+    np.save(tmp_path / "in.npy", array)
+    chosen = config("npy", tmp_path / "in.npy", holdout=10, resolution=64, mirror=True)
+    run(chosen, tmp_path / "out")
+    dataset = json.loads((tmp_path / "out/dataset.json").read_text())
+    shown = pictures_of((tmp_path / "out/review.html").read_text())
+    pairs = [*dataset["repeats"]["left_out"], *dataset["repeats"]["among_training"]]
+    assert len(shown) == len(pairs) > 10
+    for pair, picture in zip(pairs, shown, strict=True):
+        numbers = [int(pair[key].removeprefix("row ")) for key in ("name", "of")]
+        assert numbers[0] // 2 == numbers[1] // 2
+        assert (picture == np.concatenate([array[i] for i in numbers], axis=1)).all()
+
+
+def pictures_of(page):
+    import re
+    from base64 import b64decode
+    from io import BytesIO
+
+    found = re.findall(r'src="data:image/png;base64,([^"]*)"', page)
+    return [np.asarray(Image.open(BytesIO(b64decode(content)))) for content in found]
+
+
+def test_only_repeats_are_refused_with_a_way_out(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(9):
+        photograph(0).save(folder / f"{i}.png")
+    line = stop(config("folder", folder), tmp_path / "out")
+    assert line.startswith("prepare.repeats: every picture repeats a held-out one") and "keep" in line
