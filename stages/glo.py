@@ -26,7 +26,7 @@ with stage("glo") as this:
 
         watch = None
         if rank() == 0:
-            watch = Watch(this.page, "glo: reconstructions", params.compute.watch_minutes)
+            watch = Watch(this.page, "glo: reconstructions", params.compute.watch_minutes, events=this.events)
         result = train_glo(images, params.glo, params.seed, on, checkpoints, watch)
 
         if rank() == 0:

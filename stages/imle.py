@@ -33,13 +33,14 @@ with stage("imle") as this:
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
         watch = None
-        if rank() == 0 and params.compute.watch_minutes:
+        if rank() == 0 and (params.compute.watch_minutes or this.events):
             drawing = deepcopy(decoder).to(on.device).eval()
             watch = Watch(
                 this.page,
                 "imle: samples",
                 params.compute.watch_minutes,
                 lambda reached: drawing(normalize(reached, dim=1)),
+                this.events,
             )
         result = fit_imle(latents, params.imle, params.seed, on, checkpoints, watch)
 

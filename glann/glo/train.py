@@ -134,6 +134,8 @@ def train_glo(
                 if watch and watch.due():
                     watch.look(average.module, table.latents, course.history, course.done, execution)
             course.end_epoch()
+            if watch:
+                watch.note(course.history[-1])
             _check_variety(course, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
 
     trained = average.module

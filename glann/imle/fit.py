@@ -119,6 +119,8 @@ def fit_imle(
                 if watch and watch.due():
                     watch.look(average.module, shown, course.history, course.done, execution)
             course.end_epoch(nearest=matching.distance)
+            if watch:
+                watch.note(course.history[-1])
 
     fitted = average.module
     assert isinstance(fitted, MappingNetwork)

@@ -52,6 +52,8 @@ class Compute(Section):
     """minutes between checkpoints in training; 0: a checkpoint after every step"""
     watch_minutes: float = Field(2, ge=0, allow_inf_nan=False)
     """minutes between pages with pictures and losses in watch/, for a browser; 0: none"""
+    tensorboard: PathText | None = None
+    """folder for losses and pictures for TensorBoard, which must be installed; null: none"""
 
     @model_validator(mode="after")
     def _a_gpu_each(self) -> Self:

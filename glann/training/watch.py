@@ -1,21 +1,26 @@
 """Watching a training run: an html page with pictures and the loss, renewed every few minutes."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from glann.errors import GlannError
 from glann.images.curves import curves
 from glann.images.html import figure, png, write_html
 from glann.images.png import grid
 from glann.images.tensors import to_uint8
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 SHOWN, AT_ONCE = 64, 4  # pictures; those that are drawn at once need less memory than a step
 SHARE = 0.005  # of the time, at most, that pages may take
@@ -36,6 +41,13 @@ class Watch:
         no page.
     decode
         Turns what the trained network returns into pixels, float [b, c, h, w] in [0, 1].
+    events
+        Folder for losses and pictures in TensorBoard's format. None: none.
+
+    Raises
+    ------
+    GlannError
+        If there is no TensorBoard for `events`.
 
     Attributes
     ----------
@@ -44,11 +56,23 @@ class Watch:
     """
 
     def __init__(
-        self, path: Path, title: str, minutes: float, decode: Callable[[Tensor], Tensor] = lambda x: x
+        self,
+        path: Path,
+        title: str,
+        minutes: float,
+        decode: Callable[[Tensor], Tensor] = lambda x: x,
+        events: Path | None = None,
     ):
         self.path, self.title, self.minutes, self.decode = path, title, minutes, decode
         self._next = time.monotonic() + 60 * min(minutes, 0.5) if minutes else float("inf")
         self.begun = False
+        self._events = _writer(events) if events else None
+
+    def note(self, entry: Mapping[str, float]) -> None:
+        """Note the losses of an epoch, whose number is in the entry too."""
+        if self._events:
+            for key in entry.keys() - {"epoch"}:
+                self._events.add_scalar(key, entry[key], int(entry["epoch"]))
 
     def due(self) -> bool:
         """Return whether it is time for a new page."""
@@ -82,7 +106,10 @@ class Watch:
             with torch.no_grad(), execution.autocast():
                 parts = inputs[:SHOWN].split(AT_ONCE)
                 images = np.concatenate([to_uint8(self.decode(network(part)).float()) for part in parts])
-            self._write(images, history, done)
+            picture = grid(images, 16)
+            self._write(picture, history, done)
+            if self._events:
+                self._events.add_image("pictures", picture, len(history), dataformats="HWC")
         except Exception as error:  # whatever it is, the run is worth more than its page
             say(f"{self.path}: {error}; the run goes on without this page")
             self.minutes = 0
@@ -94,7 +121,7 @@ class Watch:
         now = time.monotonic()
         self._next = now + max(60 * self.minutes, (now - started) / SHARE) if self.minutes else float("inf")
 
-    def _write(self, images: NDArray[np.uint8], history: Sequence[dict[str, float]], done: float) -> None:
+    def _write(self, picture: NDArray[np.uint8], history: Sequence[dict[str, float]], done: float) -> None:
         lines = {
             key: ([entry["epoch"] for entry in history], [entry[key] for entry in history])
             for key in (history[0] if history else ())
@@ -104,7 +131,18 @@ class Watch:
         state = f"{100 * done:.0f} % done" + (f", loss {history[-1]['loss']:g}" if history else "")
         body = [
             f"<p>{escape(state)}, at {time.strftime('%H:%M:%S')}</p>",
-            figure("pictures", png(grid(images, 16))),
+            figure("pictures", png(picture)),
             figure("losses", curves(lines, "epoch", "loss"), kind="curves") if history else "",
         ]
         write_html(self.path, self.title, body, reload)
+
+
+def _writer(folder: Path) -> "SummaryWriter":
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (slow, and an extra)
+    except ImportError:
+        raise GlannError(
+            "compute.tensorboard: the package tensorboard is missing; run: pip install tensorboard, or set "
+            "this to null"
+        ) from None
+    return SummaryWriter(str(folder))

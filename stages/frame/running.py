@@ -7,6 +7,7 @@ it was when the stage began, and only if the DVC process that waits for them sti
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -76,6 +77,8 @@ class Stage:
     page
         The html page on which a run of this stage can be watched; experiments in temporary workspaces have
         one each.
+    events
+        The folder for TensorBoard's files of this run; None: none.
     """
 
     def __init__(self, name: str):
@@ -94,6 +97,10 @@ class Stage:
         self.checkpoints = self.project / ".checkpoints"
         where = "" if self.project == Path.cwd() else f"-{Path.cwd().name}"
         self.page = self.project / f"watch/{name}{where}.html"
+        self.events = None
+        if self.params.compute.tensorboard:
+            at_start = time.strftime("%Y%m%d-%H%M%S")
+            self.events = self.project / self.params.compute.tensorboard / f"{name}{where}-{at_start}"
 
     def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
         """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].

@@ -52,6 +52,8 @@ NOT_RUN = {
     "git checkout ce15e39": ("a clone for tests has no history", "git checkout --help"),
     "dvc repro --force glo": ("time: it is run for prepare", "dvc repro --dry --force glo"),
     "pip install -e '.[priors]'": ("needs the network", "grep '^priors = ' pyproject.toml"),
+    "pip install tensorboard": ("needs the network", "grep tensorboard pyproject.toml"),
+    "tensorboard --logdir watch/tensorboard": ("serves pages until it is stopped", "tensorboard --version"),
     "pip install .": ("needs the network", "grep '^pipeline = ' pyproject.toml"),
     "dvc cache dir DISK/cache": ("moves the cache of the other tests", "dvc cache dir --help"),
     "dvc config cache.type symlink": ("changes the cache of the other tests", "dvc config --help"),

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from small import SMALL, clusters
 
+from glann.errors import GlannError
 from glann.glo.settings import Glo
 from glann.glo.train import train_glo
 from glann.imle.fit import fit_imle
@@ -131,3 +133,26 @@ def test_a_page_that_cannot_be_written_does_not_stop_the_run(
     clock[0] = 1e9
     assert not watch.due()
     assert "the run goes on without this page" in capsys.readouterr().err
+
+
+def test_losses_and_pictures_go_to_tensorboard(
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setattr(module, "SHARE", 1e9)
+    images = np.pad(shapes, ((0, 0), (6, 6), (6, 6), (0, 0)))
+    watch = Watch(tmp_path / "glo.html", "glo", OFTEN, events=tmp_path / "events/glo")
+    result = train_glo(images, Glo(**TINY), 0, cpu, watch=watch)
+    written = EventAccumulator(str(tmp_path / "events/glo"))
+    written.Reload()
+    losses = {event.step: event.value for event in written.Scalars("loss")}
+    assert losses == pytest.approx({entry["epoch"]: entry["loss"] for entry in result.history}, rel=1e-6)
+    image = written.Images("pictures")[-1]
+    assert (image.height, image.width) == (3 * 30 + 2, 16 * 30 + 2)
+
+
+def test_without_tensorboard_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(GlannError, match=r"^compute\.tensorboard: .* pip install tensorboard"):
+        Watch(tmp_path / "glo.html", "glo", 0, events=tmp_path)
