@@ -52,7 +52,7 @@ class Glo(Section):
     """start latents from the images' principal components (pca, pca_whitened) or from noise (random)"""
     start_from: PathText | None = None
     """folder data of an earlier run, or a copy of it: its decoder and its latents are the start, instead of
-    latent_init; null: start anew"""
+    latent_init; null: from scratch"""
     latent_noise: float = Field(0.4, ge=0, le=10)
     """largest length of the noise added to latents in training; latents have length 1 (in the paper: 0)"""
     decoder: Decoder = Decoder()

@@ -42,6 +42,8 @@ def curves(lines: Lines, x_label: str, y_label: str) -> bytes:
     axes = figure.subplots()
     for i, (label, (x, y)) in enumerate(lines.items()):
         axes.plot(x, y, color=COLOURS[i % len(COLOURS)], linestyle=STROKES[i % len(STROKES)], label=label)
+    if all(isinstance(at, int) for x, _ in lines.values() for at in x):  # epochs
+        axes.locator_params("x", integer=True)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
