@@ -16,10 +16,11 @@ class Evaluate(Section):
     """How the model is measured."""
 
     features: Literal["auto", "inception", "vgg", "pixels"] = "auto"
-    """inception (as for FID), vgg or pixels (PCA); auto: inception if its weights are on this machine,
-    otherwise pixels"""
+    """inception (as for FID), vgg or pixels (PCA); auto: inception if weights names its file or torch's cache
+    has it, otherwise pixels; name one to compare metrics between machines"""
     weights: PathText | None = None
-    """file of weights for inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: download"""
+    """file of weights for inception (torch-fidelity's .pth) or vgg (as glo.loss.weights); null: download,
+    unless features is auto"""
     count: int = Field(5000, ge=2, le=LARGEST)
     """largest number of images per row of the table; each row is compared with the hold-out images"""
     priors: list[Literal["gaussian", "mixture", "flow", "iresnet"]] = Field(["gaussian", "mixture"])

@@ -33,8 +33,8 @@ class Loss(Section):
     that, without crop, a step takes less than half the time; 0: never"""
     texture: float = Field(0.0, ge=0, le=5)
     """for perceptual, after the coarse part: weight of the distance between textures, which makes images
-    sharper; absolute differences at the first two levels, but never at the last one, are then divided by
-    1 + texture; 0: none"""
+    sharper; differences at levels 1 and 2 are divided by 1 + texture, except at the highest level compared,
+    so use 3 or more levels; 0: none"""
     cache_gib: float = Field(4, ge=0, allow_inf_nan=False)
     """for perceptual without crop, up to 64 px (128 px for coarse): cache the features of the training images
     if they fit into this much memory, in GiB per process; otherwise they are computed in every step; 0: no
@@ -54,7 +54,8 @@ class Glo(Section):
     """folder data of an earlier run, or a copy of it: its decoder and its latents are the start, instead of
     latent_init; null: from scratch"""
     latent_noise: float = Field(0.4, ge=0, le=10)
-    """largest length of the noise added to latents in training; latents have length 1 (in the paper: 0)"""
+    """noise added to latents in training, which have length 1: for each latent and step, its root-mean-square
+    length is drawn between 0 and this value (in the paper: 0)"""
     decoder: Decoder = Decoder()
     loss: Loss = Loss()
     epochs: int = Field(20, ge=1, le=LARGEST)

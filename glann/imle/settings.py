@@ -32,7 +32,7 @@ class Imle(Section):
     refresh: int = Field(1, ge=1, le=LARGEST)
     """epochs from one search for nearest candidates to the next (in the paper: 1)"""
     epochs: int = Field(60, ge=1, le=LARGEST)
-    """passes over the latents (in the paper: 50)"""
+    """passes over the latents, each with new candidates unless refresh is above 1 (in the paper: 50)"""
     batch_size: int = Field(128, ge=2, le=LARGEST)
     """latents per step"""
     loss: Literal["distance", "squared"] = "distance"
@@ -46,8 +46,8 @@ class Imle(Section):
     correct_moments: bool = True
     """correct the mapping so that its outputs have the latents' mean and covariance (in the paper: false)"""
     residuals: float = Field(0.0, ge=0, le=1)
-    """for more variety, add to each sample this fraction of the error (residual) of a matched pair nearby
-    (in the paper: 0)"""
+    """for more varied digits, add to each sample this fraction of the difference between a training latent
+    nearby and its match; the file then tells more about the training images (in the paper: 0)"""
     parameter_groups: list[ParameterGroup] = Field([])
     """settings per layer, as in glo"""
 

@@ -38,7 +38,7 @@ class Section(BaseModel):
 
 
 class Compute(Section):
-    """How a run is executed. These keys affect only how numbers are rounded; DVC does not track them."""
+    """How a run is executed. Results depend on these keys by rounding at most, so DVC does not track them."""
 
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:(0|[1-9][0-9]?))?)$")
     """auto (a GPU if there is one), cpu, cuda or cuda:N"""

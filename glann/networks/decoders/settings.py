@@ -23,6 +23,7 @@ class Decoder(Section):
     """infogan (from the paper, 28 and 32 px), dcgan (64 to 1024 px), residual (16 to 1024 px) or smooth (28,
     and 16 to 1024 px; better on photographs, slower)"""
     width: int = Field(32, ge=4, le=1024)
-    """channels at the highest resolution (smooth: at half of it); lower ones have more (in the paper: 64)"""
+    """channels at the highest resolution (smooth: at half of it); lower resolutions have more (in the
+    paper: 64)"""
     batch_norm: bool = True
     """for infogan and dcgan: use batch normalisation (in the paper: true, except for cifar10)"""
