@@ -1,8 +1,11 @@
 """Looking at pictures and weights before the work begins, so that no run fails late for an early mistake."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
+from glann.errors import GlannError
 from glann.evaluate.features import choose_kind, feature_network
 from glann.glo.start import load_earlier
 from glann.imle.fit import load_start
@@ -47,7 +50,14 @@ def check_start(params: Params) -> None:
         If a file is missing or does not fit.
     """
     if params.glo.start_from:
+        _not_replaced("glo.start_from", Path(params.glo.start_from, "glo"), "glo")
         load_earlier(params.glo.start_from, params.glo.latent_dim)
+
+
+def _not_replaced(key: str, folder: Path, stage: str) -> None:
+    """Refuse to start from what the stage itself is going to replace: DVC removes that first."""
+    if folder.resolve() == Path("data", stage).resolve():
+        raise GlannError(f"{key}: data/{stage} is replaced by the run; copy it first, e.g. to watch/earlier")
 
 
 def check_mapping(params: Params) -> None:
@@ -59,6 +69,7 @@ def check_mapping(params: Params) -> None:
         If the file is missing or does not fit.
     """
     if params.imle.start_from:
+        _not_replaced("imle.start_from", Path(params.imle.start_from).parent, "imle")
         load_start(params.imle, params.glo.latent_dim)
 
 

@@ -11,8 +11,6 @@ class Input(NamedTuple):
     content: dict[str, Any] | None
     """what is noted of it; None: it is not there"""
     path: str | None
-    stage: str
-    """the stage that reads it"""
     keys: list[str]
     """settings that say what it is and whether it fits"""
     check: str
@@ -37,21 +35,27 @@ with stage("inputs") as this:
     keys_of_mapping = ["imle.start_from", "imle.noise_dim", "imle.mapping", "glo.latent_dim"]
     keys_of_measuring = ["evaluate.weights", "evaluate.features"]
     inputs = {
-        "pictures": Input(of_source, source, "prepare", ["prepare.path"], "check_pictures"),
-        "glo_weights": Input(of_file(learning, known), learning, "glo", ["glo.loss"], "check_loss_weights"),
-        "glo_start": Input(of_earlier, earlier, "glo", ["glo.start_from", "glo.latent_dim"], "check_start"),
-        "imle_start": Input(of_mapping, imle.start_from, "imle", keys_of_mapping, "check_mapping"),
+        "pictures": Input(of_source, source, ["prepare.path"], "check_pictures"),
+        "glo_weights": Input(of_file(learning, known), learning, ["glo.loss"], "check_loss_weights"),
+        "glo_start": Input(of_earlier, earlier, ["glo.start_from", "glo.latent_dim"], "check_start"),
+        "imle_start": Input(of_mapping, imle.start_from, keys_of_mapping, "check_mapping"),
         "evaluate_weights": Input(
-            of_file(measuring, known), measuring, "evaluate", keys_of_measuring, "check_evaluation_weights"
+            of_file(measuring, known), measuring, keys_of_measuring, "check_evaluation_weights"
         ),
     }
-    recorded_settings = {stage: recorded(stage) for stage in ("prepare", "glo", "imle", "evaluate")}
+    before: dict[str, Any] = {}
+    for stage_name in (
+        "evaluate",
+        "prepare",
+        "glo",
+        "imle",
+    ):  # evaluate has recorded the others' settings too
+        before |= recorded(stage_name)
     changed: dict[str, Input] = {}
     suspect: list[Input] = []
     for name, found in inputs.items():
         file = this.folder / f"{name}.json"
         noted = load_json(file) if file.is_file() else None
-        before = recorded_settings[found.stage]
         as_recorded = all(at(before, key) == at(this.settings, key) for key in found.keys)
         if found.content is None and noted and as_recorded:
             # Results that are there stay valid without their inputs, e.g. in a colleague's clone.

@@ -150,7 +150,12 @@ def load_start(config: Imle, latent_dim: int) -> MappingNetwork:
         If the file is missing, damaged or something else, or if the mapping is of another kind or size.
     """
     assert config.start_from
-    earlier = load_mapping(config.start_from)
+    try:
+        earlier = load_mapping(config.start_from)
+    except GlannError as error:
+        raise GlannError(
+            f"imle.start_from: {error}; name a generator.safetensors or a mapping's own file"
+        ) from None
     found = earlier.architecture
     keys = {
         "imle.noise_dim": (found.noise_dim, config.noise_dim),

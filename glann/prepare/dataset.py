@@ -62,7 +62,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
     wanted = min(found, config.count or found)
     may_repeat = config.repeats == "leave_out" and config.source in FILES
-    repeats = Repeats(config.holdout, wanted)
+    repeats = Repeats(config.holdout, wanted, config.mirror)
     bad: dict[int, str] = {}
     with all_or_none(folder) as inside:  # the source may lie in the same folder
         shape = (config.resolution, config.resolution, config.channels)
@@ -92,7 +92,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
                 advance(1)
                 if taken == wanted:
                     break
-        _check_bad(source, bad, taken, config)
+        _check_bad(source, bad, taken + len(repeats.left_out), config)
         if repeats.left_out and not train.count:
             raise GlannError(
                 "prepare.repeats: every picture repeats a held-out one, which leaves none to train on; add "
@@ -106,7 +106,11 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         if may_repeat:
             repeats.compare()
         write_review(
-            inside / "review.html", bad_files, repeats, images[:: 2 if config.mirror else 1], held_out
+            inside / "review.html",
+            bad_files,
+            repeats if may_repeat else None,
+            images[:: 2 if config.mirror else 1],
+            held_out,
         )
         dataset = {
             "source": config.source,
@@ -117,7 +121,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "holdout": holdout.count,
             "bad": len(bad),
             "bad_files": bad_files,
-            "repeats": repeats.named(),
+            "repeats": repeats.named() if may_repeat else None,
             "channel_means": train.channel_means(),
             "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
         }
@@ -128,7 +132,8 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
 def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str]) -> str:
     """Say in one line what was taken, and what was not."""
     text = f"prepare: {dataset['train']:,} training images and {dataset['holdout']:,} held out"
-    left_out, kept = (len(dataset["repeats"][kind]) for kind in ("left_out", "among_training"))
+    repeats = dataset["repeats"] or {"left_out": [], "among_training": []}
+    left_out, kept = (len(repeats[kind]) for kind in ("left_out", "among_training"))
     if bad:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(bad.values()).most_common(REASONS))
         more = ", ..." if len(set(bad.values())) > REASONS else ""

@@ -1,5 +1,6 @@
 """Watching a training run: an html page with pictures and the loss, renewed every few minutes."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -47,7 +48,7 @@ class Watch:
     Raises
     ------
     GlannError
-        If there is no TensorBoard for `events`.
+        If TensorBoard is missing, or cannot write to `events`.
 
     Attributes
     ----------
@@ -70,9 +71,22 @@ class Watch:
 
     def note(self, entry: Mapping[str, float]) -> None:
         """Note the losses of an epoch, whose number is in the entry too."""
-        if self._events:
+
+        def write(events: "SummaryWriter") -> None:
             for key in entry.keys() - {"epoch"}:
-                self._events.add_scalar(key, entry[key], int(entry["epoch"]))
+                events.add_scalar(key, entry[key], int(entry["epoch"]))
+
+        self._log(write)
+
+    def _log(self, write: Callable[["SummaryWriter"], None]) -> None:
+        """Write for TensorBoard, if asked for; trouble with it is told once and never stops the run."""
+        if self._events is None:
+            return
+        try:
+            write(self._events)
+        except Exception as error:
+            say(f"compute.tensorboard: {error}; the run goes on without it")
+            self._events = None
 
     def due(self) -> bool:
         """Return whether it is time for a new page."""
@@ -108,8 +122,7 @@ class Watch:
                 images = np.concatenate([to_uint8(self.decode(network(part)).float()) for part in parts])
             picture = grid(images, 16)
             self._write(picture, history, done)
-            if self._events:
-                self._events.add_image("pictures", picture, len(history), dataformats="HWC")
+            self._log(lambda to: to.add_image("pictures", picture, len(history), dataformats="HWC"))
         except Exception as error:  # whatever it is, the run is worth more than its page
             say(f"{self.path}: {error}; the run goes on without this page")
             self.minutes = 0
@@ -139,10 +152,22 @@ class Watch:
 
 def _writer(folder: Path) -> "SummaryWriter":
     try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (slow, and an extra)
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (slow, and not always there)
     except ImportError:
         raise GlannError(
             "compute.tensorboard: the package tensorboard is missing; run: pip install tensorboard, or set "
             "this to null"
         ) from None
-    return SummaryWriter(str(folder))
+    # Its thread dies of the first error, with a traceback; the next call from here raises it again.
+    threading.excepthook = _without_writer_thread
+    try:
+        return SummaryWriter(str(folder))
+    except OSError as error:
+        raise GlannError(
+            f"compute.tensorboard: {folder}: {error.strerror}; name a folder that can be written"
+        ) from None
+
+
+def _without_writer_thread(error: threading.ExceptHookArgs) -> None:
+    if type(error.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(error)

@@ -28,7 +28,6 @@ CHANGES = {
     "compressed.jpg": lambda picture: picture,
     "larger.png": lambda picture: picture.resize((200, 200), Image.Resampling.BICUBIC),
     "darker.png": lambda picture: ImageEnhance.Brightness(picture).enhance(0.7),
-    "grey.png": lambda picture: picture.convert("L"),
 }
 
 
@@ -46,7 +45,8 @@ def test_a_repeat_is_never_on_the_other_side_of_the_hold_out(tmp_path, change):
     assert dataset["taken"] == len(images) + len(holdout)
     kept, both, kept_dataset = run(config("folder", folder, holdout=10, repeats="keep"), tmp_path / "kept")
     assert len(kept) + len(both) == 60 and (both == holdout).all()
-    assert kept_dataset["repeats"] == {"left_out": [], "among_training": []}
+    assert kept_dataset["repeats"] is None
+    assert "They were not looked for" in (tmp_path / "kept/review.html").read_text()
 
 
 def test_different_pictures_and_pictures_of_one_colour_are_no_repeats(tmp_path, capsys):
@@ -106,3 +106,45 @@ def test_only_repeats_are_refused_with_a_way_out(tmp_path):
         photograph(0).save(folder / f"{i}.png")
     line = stop(config("folder", folder), tmp_path / "out")
     assert line.startswith("prepare.repeats: every picture repeats a held-out one") and "keep" in line
+
+
+def test_exact_copies_are_found_whatever_they_show(tmp_path):
+    board = np.indices((32, 32)).sum(axis=0) % 2 * 255  # flat at 16 px
+    array = np.stack([np.full((32, 32), i) for i in range(10)] + [board, 255 - board]).astype(np.uint8)
+    np.save(tmp_path / "in.npy", np.repeat(array, 4, axis=0))
+    chosen = config("npy", tmp_path / "in.npy", holdout=8, resolution=32, channels=1)
+    images, holdout, dataset = run(chosen, tmp_path / "out")
+    assert not {image.tobytes() for image in images} & {image.tobytes() for image in holdout}
+    different = len({image.tobytes() for image in images})
+    assert len(dataset["repeats"]["among_training"]) == len(images) - different > 0
+
+
+def test_pictures_that_differ_in_colour_only_are_no_repeats(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    disc = np.hypot(*(np.indices((64, 64)) - 31.5)) < 20
+    for i, colour in enumerate([(200, 0, 0), (0, 100, 0), (0, 0, 255), (90, 90, 90), (150, 150, 0)]):
+        Image.fromarray(np.where(disc[..., None], colour, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    _, _, dataset = run(config("folder", folder), tmp_path / "out")
+    assert dataset["repeats"] == {"left_out": [], "among_training": []}
+
+
+def test_a_mirror_image_of_a_held_out_picture_is_not_trained_on(tmp_path):
+    folder = photographs(tmp_path / "in", 30)
+    for i in range(30):
+        photograph(i).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(folder / f"{i:03}-mirrored.png")
+    images, holdout, dataset = run(config("folder", folder, holdout=15, mirror=True), tmp_path / "out")
+    assert not {image.tobytes() for image in images} & {image.tobytes() for image in holdout}
+    assert dataset["repeats"]["left_out"]
+
+
+def test_repeats_count_as_good_files(tmp_path):
+    folder = photographs(tmp_path / "in", 8)
+    for i in range(72):
+        photograph(i % 8).save(folder / f"copy{i}.png")
+    for i in range(5):
+        (folder / f"{i}.txt").write_text("no picture")
+    for i in range(20, 26):
+        photograph(i).save(folder / f"{i}.png")
+    _, _, dataset = run(config("folder", folder, holdout=40), tmp_path / "out")
+    assert dataset["bad"] == 5

@@ -38,7 +38,9 @@ def test_the_rows_of_an_array_keep_their_pixels(tmp_path):
 def test_the_rows_of_an_array_are_resized_and_their_transparency_filled(tmp_path):
     array = np.zeros((5, 20, 40, 4), np.uint8)
     np.save(tmp_path / "in.npy", array)
-    images, _, _ = run(config("npy", tmp_path / "in.npy", background=[5, 6, 7]), tmp_path / "out")
+    images, _, _ = run(
+        config("npy", tmp_path / "in.npy", repeats="keep", background=[5, 6, 7]), tmp_path / "out"
+    )
     assert (images == (5, 6, 7)).all()
 
 
@@ -46,7 +48,7 @@ def test_a_row_outside_0_to_1_is_a_bad_image(tmp_path):
     array = np.full((40, 16, 16), 0.5, np.float32)
     array[7, 0, 0], array[30, 0, 0] = 1.5, np.nan
     np.save(tmp_path / "in.npy", array)
-    _, _, dataset = run(config("npy", tmp_path / "in.npy"), tmp_path / "out")
+    _, _, dataset = run(config("npy", tmp_path / "in.npy", repeats="keep"), tmp_path / "out")
     assert [file["name"] for file in dataset["bad_files"]] == ["row 30", "row 7"]
     assert "from 0.5 to 1.5, outside 0 to 1" in dataset["bad_files"][1]["reason"]
 

@@ -86,7 +86,12 @@ def test_params_are_checked(tmp_path: Path):
         ("prepare: {source: folder, path: nowhere}", "prepare.path: nowhere: No such file or directory"),
         ("prepare: {source: folder, path: three, holdout: 3, count: null}", "there are only 3"),
         ("glo: {loss: {kind: perceptual, weights: no.pth}}", "no.pth: no such file"),
-        ("imle: {start_from: no.safetensors}", "no.safetensors: no such file"),
+        ("imle: {start_from: no.safetensors}", "imle.start_from: no.safetensors: no such file"),
+        (
+            "imle: {start_from: data/imle/x.safetensors}",
+            "imle.start_from: data/imle is replaced by the run; copy",
+        ),
+        ("glo: {start_from: data}", "glo.start_from: data/glo is replaced by the run; copy"),
         ("imle: {start_from: three/000.png}", "three/000.png: not a safetensors file"),
         ("evaluate: {features: vgg, weights: three/000.png}", "three/000.png: not a weights file"),
         ("evaluate: {features: inception, weights: no.pth}", "evaluate.weights: no.pth: no such file"),

@@ -92,3 +92,21 @@ def test_weights_count_only_where_they_are_used_and_are_checked_at_once(project:
     )
     wrong, _ = inputs(project)
     assert "weights.pth: not a weights file" in wrong and "failed to reproduce 'inputs'" in wrong
+
+
+def test_an_earlier_mapping_is_noted_and_may_be_missing_later(project: Path):
+    change(project, {"evaluate": {"features": "pixels", "weights": None}, "glo": {"loss": {"kind": "l1"}}})
+    assert dvc(project, "repro", "imle").returncode == 0
+    shutil.copy(project / "data/imle/generator.safetensors", project / "earlier.safetensors")
+    change(project, {"imle": {"start_from": "earlier.safetensors"}})
+    result = dvc(project, "repro", "imle")
+    assert result.returncode == 0 and "Running stage 'imle'" in result.stdout, result.stderr
+    assert "Running stage 'imle'" not in dvc(project, "repro", "imle").stdout
+    (project / "earlier.safetensors").rename(project / "elsewhere.safetensors")
+    result = dvc(project, "repro", "imle")
+    assert result.returncode == 0 and "Running stage 'imle'" not in result.stdout
+    assert "inputs: earlier.safetensors is not there; taken to be as it was" in result.stderr
+    change(project, {"imle": {"start_from": "data/imle/generator.safetensors"}})
+    result = dvc(project, "repro", "imle")
+    assert "imle.start_from: data/imle is replaced by the run; copy it first" in result.stderr
+    assert (project / "data/imle/generator.safetensors").is_file()

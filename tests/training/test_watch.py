@@ -156,3 +156,26 @@ def test_without_tensorboard_one_line_says_what_to_do(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(GlannError, match=r"^compute\.tensorboard: .* pip install tensorboard"):
         Watch(tmp_path / "glo.html", "glo", 0, events=tmp_path)
+
+
+def test_trouble_with_tensorboard_never_stops_a_run(
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    images = np.pad(shapes, ((0, 0), (6, 6), (6, 6), (0, 0)))
+    events = tmp_path / "events/glo"
+    watch = Watch(tmp_path / "glo.html", "glo", 0, events=events)
+    for file in events.iterdir():
+        file.unlink()
+    events.rmdir()
+    result = train_glo(images, Glo(**{**TINY, "epochs": 40}), 0, cpu, watch=watch)
+    said = capfd.readouterr().err
+    assert len(result.history) == 40 and "Traceback" not in said
+    assert said.count("the run goes on without it") <= 1  # its thread may not have noticed yet
+
+
+def test_a_file_in_the_way_of_tensorboard_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        GlannError, match=r"^compute\.tensorboard: .*file/glo: Not a directory; name a folder"
+    ):
+        Watch(tmp_path / "glo.html", "glo", 0, events=tmp_path / "file/glo")
