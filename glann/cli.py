@@ -18,6 +18,7 @@ from glann.errors import GlannError
 from glann.params import Params, load_params
 from glann.presets import PRESETS, params_yaml, preset
 from glann.runtime.settings import LARGEST, Compute
+from glann.runtime.tensorboard import check_tensorboard
 from glann.runtime.validation import one_line
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -126,6 +127,8 @@ def params(
         preflight.check_loss_weights(settings)
         preflight.check_start(settings)
         preflight.check_mapping(settings)
+        if settings.compute.tensorboard:
+            check_tensorboard(Path(settings.compute.tensorboard))
         preflight.check_evaluation_weights(settings)
     elif schema:
         _write(json.dumps(Params.model_json_schema(), indent=2) + "\n")

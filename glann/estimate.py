@@ -22,8 +22,8 @@ from glann.glo.train import memory_of_glo, train_glo
 from glann.imle.fit import fit_imle, memory_of_imle
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.params import Params
-from glann.prepare.dataset import WORTH_PROCESSES, check_enough, processes_that_fit
-from glann.prepare.reading import decode_all
+from glann.prepare.dataset import WORTH_PROCESSES, check_enough, compares, processes_that_fit
+from glann.prepare.likeness import read_all
 from glann.prepare.sources import SOURCES, find_images
 from glann.runtime.compute import execution
 from glann.runtime.console import say
@@ -204,7 +204,9 @@ def _reading(params: Params) -> tuple[int, float]:
     check_enough(found, params.prepare)
     chosen = np.linspace(0, found - 1, min(found, DECODED)).astype(int)
     items = [source.items[i] for i in chosen]
-    seconds = _seconds(lambda: decode_all(items, source.decode, params.prepare)) / len(items)
+    seconds = _seconds(
+        lambda: read_all(items, source.decode, params.prepare, compares(params.prepare))
+    ) / len(items)
     processes = (
         processes_that_fit(source.pixels, available(torch.device("cpu"))) if found >= WORTH_PROCESSES else 1
     )

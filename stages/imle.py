@@ -26,10 +26,9 @@ with stage("imle") as this:
         on = execution(params.compute)
         decoder = DecoderNetwork.load("data/glo/decoder.safetensors")
         latents = load_latents("data/glo/latents.npy", decoder.architecture.latents)
-        noted = Path("data/inputs/imle_start.json")
-        start = load_json(noted) if noted.is_file() else None
+        noted = [load_json(path) for path in sorted(Path("data/inputs").glob("imle_*.json"))]
         digest = file_digest("data/glo/latents.npy")
-        inputs = [params.imle.model_dump(), params.seed, on.numerics, digest, start]
+        inputs = [params.imle.model_dump(), params.seed, on.numerics, digest, noted]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
         watch = None

@@ -12,7 +12,7 @@ class Input(NamedTuple):
     """what is noted of it; None: it is not there"""
     path: str | None
     keys: list[str]
-    """settings that say what it is and whether it fits"""
+    """settings that make the stage that reads it run again, so that it must be there, or whether it fits"""
     check: str
     """the function of `glann.preflight` that looks at it"""
 
@@ -32,25 +32,20 @@ with stage("inputs") as this:
     measuring = evaluate.weights if evaluate.features != "pixels" else None
     of_source, of_earlier = pictures(prepare, known), of_files(earlier, EARLIER_FILES, known)
     of_mapping = of_file(imle.start_from, known)
-    keys_of_mapping = ["imle.start_from", "imle.noise_dim", "imle.mapping", "glo.latent_dim"]
     keys_of_measuring = ["evaluate.weights", "evaluate.features"]
     inputs = {
         "pictures": Input(of_source, source, ["prepare.path"], "check_pictures"),
         "glo_weights": Input(of_file(learning, known), learning, ["glo.loss"], "check_loss_weights"),
-        "glo_start": Input(of_earlier, earlier, ["glo.start_from", "glo.latent_dim"], "check_start"),
-        "imle_start": Input(of_mapping, imle.start_from, keys_of_mapping, "check_mapping"),
+        "glo_start": Input(of_earlier, earlier, ["seed", "prepare", "glo"], "check_start"),
+        "imle_start": Input(of_mapping, imle.start_from, ["seed", "prepare", "glo", "imle"], "check_mapping"),
         "evaluate_weights": Input(
             of_file(measuring, known), measuring, keys_of_measuring, "check_evaluation_weights"
         ),
     }
+    # evaluate records the other stages' sections too, perhaps older ones: theirs come later and win
     before: dict[str, Any] = {}
-    for stage_name in (
-        "evaluate",
-        "prepare",
-        "glo",
-        "imle",
-    ):  # evaluate has recorded the others' settings too
-        before |= recorded(stage_name)
+    for name in ("evaluate", "prepare", "glo", "imle"):
+        before |= recorded(name)
     changed: dict[str, Input] = {}
     suspect: list[Input] = []
     for name, found in inputs.items():

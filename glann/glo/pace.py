@@ -18,14 +18,15 @@ TIMED = 2  # steps of each part
 def share_of_time(
     loss: object, decoder: nn.Module, latents: Tensor, images: NDArray[np.uint8], execution: Execution
 ) -> Callable[[float], float]:
-    """Time a few steps, and return which share of the time has passed when a share of the steps is done.
+    """Time a step of each part, and return which share of the time has passed when a share of steps is done.
 
-    Nothing is learned in these steps, and no random number is drawn that training uses.
+    Nothing is learned, and no random number is drawn that training uses. If memory runs out, since both
+    parts hold their features, all steps are taken to be equally long.
 
     Parameters
     ----------
     loss
-        What `reconstruction_loss` returned. Only a `Perceptual` one has two parts.
+        What `reconstruction_loss` returned. Only a `Perceptual` one may have two parts.
     decoder
         Its gradients are cleared.
     latents
@@ -35,10 +36,9 @@ def share_of_time(
     execution
         Device and precision.
     """
-    if not isinstance(loss, Perceptual) or loss.coarse is None:
+    if not isinstance(loss, Perceptual) or loss.coarse is None or loss.config.coarse >= 1:
         return lambda share: share
     targets = to_float(upload(images, execution))
-    decoder.eval()  # batch-norm statistics stay as they are
 
     def step(compared: FeatureDistance) -> float:
         started = time.monotonic()
@@ -52,8 +52,13 @@ def share_of_time(
         step(compared)  # includes what happens only once
         return min(step(compared) for _ in range(TIMED))
 
-    slow, fast, coarse = seconds(loss.fine), seconds(loss.coarse), loss.config.coarse
-    decoder.train()
-    decoder.zero_grad(set_to_none=True)
+    decoder.eval()  # batch-norm statistics stay as they are
+    try:
+        slow, fast, coarse = seconds(loss.fine), seconds(loss.coarse), loss.config.coarse
+    except torch.OutOfMemoryError:
+        return lambda share: share
+    finally:
+        decoder.train()
+        decoder.zero_grad(set_to_none=True)
     whole = coarse * fast + (1 - coarse) * slow
     return lambda share: (min(share, coarse) * fast + max(share - coarse, 0.0) * slow) / whole

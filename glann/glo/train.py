@@ -1,5 +1,6 @@
 """GLO: every image has its own latent, optimised together with the decoder (arXiv:1707.05776)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,11 @@ def train_glo(
     loss_of = reconstruction_loss(config.loss, execution, own)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer, "table": table}
     batch = -(-shard.strata // shard.ranks)
-    pace = share_of_time(loss_of, decoder, first[:batch], own[:batch], execution)
+
+    def pace(done: float) -> Callable[[float], float]:
+        if done >= config.loss.coarse:
+            return lambda share: share
+        return share_of_time(loss_of, decoder, first[:batch], own[:batch], execution)
 
     with Course(
         "glo", "images", parts, shard, config.epochs, config.schedule, checkpoints, _remedy(execution), pace

@@ -103,7 +103,15 @@ def fit_imle(
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer, "matching": matching}
 
     with Course(
-        "imle", "latents", parts, shard, config.epochs, config.schedule, checkpoints, REMEDY
+        "imle",
+        "latents",
+        parts,
+        shard,
+        config.epochs,
+        config.schedule,
+        checkpoints,
+        REMEDY,
+        cycle=n * config.refresh,
     ) as course:
         for epoch in course.epochs():
             if epoch % config.refresh == 0 and course.at_start_of_epoch:

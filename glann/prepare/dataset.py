@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from glann.errors import GlannError
 from glann.images.png import grid, save_png
-from glann.prepare.reading import BYTES_PER_PIXEL, Pixels, decode_all
+from glann.prepare.likeness import Picture, read_all
+from glann.prepare.reading import BYTES_PER_PIXEL, Pixels
 from glann.prepare.repeats import Repeats, write_review
 from glann.prepare.settings import Prepare
 from glann.prepare.sources import Source, find_images
@@ -29,7 +30,7 @@ from glann.runtime.progress import progress
 from glann.runtime.randomness import stream_seed
 
 PREVIEW = 64  # images
-FILES = ("folder", "npy")  # sources in which the same picture may be there twice
+OWN_PICTURES = ("folder", "npy")  # sources that users fill, so a picture may be there twice
 REASONS = 3  # why files were skipped, told in the summary
 LEAST_HOLDOUT = 2  # smallest hold-out that the settings allow
 WORTH_PROCESSES = 512  # images; fewer are decoded before worker processes have started
@@ -39,7 +40,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # the most that a worker process sends at
 
 
 def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = None) -> None:
-    """Write images.npy, holdout.npy, dataset.json, preview.png and review.html: all of them or none.
+    """Write images.npy, holdout.npy, dataset.json, preview.png, repeats.json, review.html: all or none.
 
     Parameters
     ----------
@@ -61,39 +62,20 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     else:
         order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
     wanted = min(found, config.count or found)
-    may_repeat = config.repeats == "leave_out" and config.source in FILES
-    repeats = Repeats(config.holdout, wanted, config.mirror)
-    bad: dict[int, str] = {}
+    repeats = Repeats(config.holdout, wanted, config.mirror) if compares(config) else None
     with all_or_none(folder) as inside:  # the source may lie in the same folder
         shape = (config.resolution, config.resolution, config.channels)
         with (
             NpyWriter(inside / "images.npy", shape) as train_file,
             NpyWriter(inside / "holdout.npy", shape) as holdout_file,
-            progress("prepare", wanted, "images") as advance,
+            closing(_read(source, order, wanted, config, processes)) as pictures,
         ):
             train, holdout = _Images(train_file), _Images(holdout_file)
-            taken = 0
-            # What cannot be used is replaced by the next one in the random order: `count` counts good images.
-            for i, pixels in _decoded(source, order, wanted, config, processes):
-                if isinstance(pixels, str):
-                    bad[i] = pixels
-                    continue
-                if holdout.count < config.holdout:
-                    holdout.append(pixels)
-                    if may_repeat:
-                        repeats.hold_out(source.name(i), pixels)
-                elif may_repeat and repeats.leaves_out(source.name(i), pixels):
-                    continue
-                else:
-                    train.append(pixels)
-                    if config.mirror:
-                        train.append(np.ascontiguousarray(pixels[:, ::-1]))
-                taken += 1
-                advance(1)
-                if taken == wanted:
-                    break
-        _check_bad(source, bad, taken + len(repeats.left_out), config)
-        if repeats.left_out and not train.count:
+            bad = _split(pictures, source, wanted, config, train, holdout, repeats)
+        left_out = len(repeats.left_out) if repeats else 0
+        taken = holdout.count + train.count // (2 if config.mirror else 1)
+        _check_bad(source, bad, taken + left_out, config)
+        if left_out and not train.count:
             raise GlannError(
                 "prepare.repeats: every picture repeats a held-out one, which leaves none to train on; add "
                 "other pictures, or set it to keep"
@@ -103,15 +85,11 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
         save_png(inside / "preview.png", grid(images[:PREVIEW]))
         bad_files = [{"name": source.name(i), "reason": reason} for i, reason in bad.items()]
         bad_files.sort(key=lambda file: file["name"])
-        if may_repeat:
+        if repeats:
             repeats.compare()
-        write_review(
-            inside / "review.html",
-            bad_files,
-            repeats if may_repeat else None,
-            images[:: 2 if config.mirror else 1],
-            held_out,
-        )
+        unmirrored = images[:: 2 if config.mirror else 1]
+        write_review(inside / "review.html", bad_files, repeats, unmirrored, held_out)
+        save_json(inside / "repeats.json", repeats.named() if repeats else None)
         dataset = {
             "source": config.source,
             "found": found,
@@ -121,19 +99,60 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "holdout": holdout.count,
             "bad": len(bad),
             "bad_files": bad_files,
-            "repeats": repeats.named() if may_repeat else None,
             "channel_means": train.channel_means(),
             "sha256": {"images.npy": train.sha256(), "holdout.npy": holdout.sha256()},
         }
         save_json(inside / "dataset.json", dataset)
-    say(_summary(dataset, bad))
+    say(_summary(dataset, bad, repeats))
 
 
-def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str]) -> str:
+def _split(
+    pictures: Iterable[tuple[int, Picture | str]],
+    source: Source,
+    wanted: int,
+    config: Prepare,
+    train: "_Images",
+    holdout: "_Images",
+    repeats: Repeats | None,
+) -> dict[int, str]:
+    """Share pictures out between the two arrays, until there are `wanted`.
+
+    What cannot be used is replaced by the next one in the random order: `count` counts good images.
+
+    Returns
+    -------
+    dict
+        By number of the item: why it cannot be used.
+    """
+    bad: dict[int, str] = {}
+    with progress("prepare", wanted, "images") as advance:
+        taken = 0
+        for i, picture in pictures:
+            if isinstance(picture, str):
+                bad[i] = picture
+                continue
+            pixels, like = picture
+            if holdout.count < config.holdout:
+                holdout.append(pixels)
+                if repeats and like:
+                    repeats.hold_out(source.name(i), pixels, like)
+            elif repeats and like and repeats.leaves_out(source.name(i), pixels, like):
+                continue
+            else:
+                train.append(pixels)
+                if config.mirror:
+                    train.append(np.ascontiguousarray(pixels[:, ::-1]))
+            taken += 1
+            advance(1)
+            if taken == wanted:
+                break
+    return bad
+
+
+def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str], repeats: Repeats | None) -> str:
     """Say in one line what was taken, and what was not."""
     text = f"prepare: {dataset['train']:,} training images and {dataset['holdout']:,} held out"
-    repeats = dataset["repeats"] or {"left_out": [], "among_training": []}
-    left_out, kept = (len(repeats[kind]) for kind in ("left_out", "among_training"))
+    left_out, kept = (len(repeats.left_out), len(repeats.among_training)) if repeats else (0, 0)
     if bad:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(bad.values()).most_common(REASONS))
         more = ", ..." if len(set(bad.values())) > REASONS else ""
@@ -177,12 +196,17 @@ class _Images:
         return [int(channel) / (255 * self._pixels) for channel in np.atleast_1d(self._sums)]
 
 
+def compares(config: Prepare) -> bool:
+    """Return whether repeated pictures are looked for."""
+    return config.repeats == "leave_out" and config.source in OWN_PICTURES
+
+
 def check_enough(images: int, config: Prepare) -> None:
     """Refuse a number of images that leaves none for training."""
     if images > config.holdout:
         return
     ways = ["lower prepare.holdout"] * (images > LEAST_HOLDOUT)
-    ways += ["add images"] * (config.source in ("folder", "npy"))
+    ways += ["add images"] * (config.source in OWN_PICTURES)
     raise GlannError(
         f"prepare.holdout: {config.holdout} images are to be held out, but there are only {images}, "
         f"which leaves none to train on; {' or '.join(ways) or 'use another prepare.source'}"
@@ -211,10 +235,10 @@ def processes_that_fit(pixels: int, free: int) -> int:
     return max(1, min(cores(), MAX_PROCESSES, free // (PROCESS_BYTES + BYTES_PER_PIXEL * pixels)))
 
 
-def _decoded(
+def _read(
     source: Source, order: NDArray[np.int64], wanted: int, config: Prepare, processes: int | None
-) -> Iterator[tuple[int, Pixels | str]]:
-    """Yield each item's index, in the given order, with its pixels or the reason why it has none."""
+) -> Generator[tuple[int, Picture | str], None, None]:
+    """Yield each item's index, in the given order, with its picture or the reason why it has none."""
     if processes is None:
         processes = (
             processes_that_fit(source.pixels, available(torch.device("cpu")))
@@ -224,7 +248,7 @@ def _decoded(
     length = max(1, min(CHUNK_IMAGES, CHUNK_BYTES // (config.resolution**2 * config.channels)))
     chunks = [order[start : start + length].tolist() for start in range(0, len(order), length)]
     jobs = ([source.items[i] for i in chunk] for chunk in chunks)
-    decode = partial(decode_all, decode=source.decode, config=config)
-    with closing(in_order(decode, jobs, processes)) as results:
-        for chunk, pixels in zip(chunks, results, strict=False):
-            yield from zip(chunk, pixels, strict=True)
+    read = partial(read_all, decode=source.decode, config=config, compared=compares(config))
+    with closing(in_order(read, jobs, processes)) as results:
+        for chunk, pictures in zip(chunks, results, strict=False):
+            yield from zip(chunk, pictures, strict=True)

@@ -57,10 +57,12 @@ def available(device: torch.device) -> int:
 
 
 def memory_in_use() -> str:
-    """Return in words how much memory this process uses: on the GPU, if it has used one, at most so far."""
-    on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
-    used, where = (on_gpu, " of the GPU") if on_gpu else (psutil.Process().memory_info().rss, "")
-    return f"{used / GIB:.1f} GiB of memory{where}"
+    """Return in words how much memory this process uses: on a GPU what torch has used at most, else now."""
+    if torch.cuda.is_initialized() and (on_gpu := torch.cuda.max_memory_allocated()):
+        return f"{on_gpu / GIB:.1f} GiB of memory of the GPU, without Faiss"
+    info = psutil.Process().memory_info()
+    # Pages of mapped files, such as images.npy, can be evicted.
+    return f"{(info.rss - getattr(info, 'shared', 0)) / GIB:.1f} GiB of memory"
 
 
 def activation_bytes(network: nn.Module, batch: tuple[int, ...], execution: Execution) -> int:

@@ -22,6 +22,7 @@ def progress(
     done: int = 0,
     share_of_time: Callable[[float], float] = lambda share: share,
     foretell: Callable[[], str] | None = None,
+    cycle: int = 0,
 ) -> Iterator[Callable[..., None]]:
     """Show the progress of a task.
 
@@ -38,6 +39,8 @@ def progress(
     foretell
         If given, and if the task is long, one line says soon after the start how long it will take; what
         this returns, e.g. memory in use, is added. None: no such line.
+    cycle
+        Units after which everything that recurs has happened once; the line waits for it.
 
     Yields
     ------
@@ -79,7 +82,7 @@ def progress(
             left = f"{duration(seconds_left())} left"
             bar.update(task, advance=units, rate=f"{rate():.4g} {unit}/s", left=left, note=note)
             now = time.monotonic()
-            if foretell and not told and now - started >= FORETELL_AFTER:
+            if foretell and not told and here >= cycle and now - started >= FORETELL_AFTER:
                 told = True
                 if seconds_left() >= WORTH_FORETELLING:
                     say(f"{title}: about {duration(seconds_left())} to go; {foretell()}")

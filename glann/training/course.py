@@ -61,9 +61,12 @@ class Course(AbstractContextManager["Course"]):
         Where to resume from and save to. None: neither.
     remedy
         What to advise if the loss goes wrong.
-    share_of_time
-        Which share of the time has passed when a share of the steps is done. Default: steps take equally
-        long.
+    pace
+        Called once, with the share of the steps that a checkpoint has done: returns which share of the time
+        has passed when a share of the steps is done. Default: steps take equally long.
+    cycle
+        Examples after which everything that recurs, such as a search, has happened once, so that the time
+        to come can be told.
 
     Attributes
     ----------
@@ -81,11 +84,12 @@ class Course(AbstractContextManager["Course"]):
         schedule: str,
         checkpoints: Checkpoints | None,
         remedy: str,
-        share_of_time: Callable[[float], float] = lambda share: share,
+        pace: Callable[[float], Callable[[float], float]] = lambda done: lambda share: share,
+        cycle: int = 0,
     ):
         self.stage, self.unit, self.parts, self.shard = stage, unit, parts, shard
         self.epoch_count, self.schedule = epochs, schedule
-        self.checkpoints, self.remedy, self.share_of_time = checkpoints, remedy, share_of_time
+        self.checkpoints, self.remedy, self.pace, self.cycle = checkpoints, remedy, pace, cycle
         self.history: list[dict[str, float]] = []
         self._note = ""
         self._begin_epoch()
@@ -103,8 +107,9 @@ class Course(AbstractContextManager["Course"]):
             self.epoch_count * n,
             self.unit,
             self.steps_done * n // self.shard.steps,
-            self.share_of_time,
+            self.pace(self.done),
             (lambda: f"it uses {memory_in_use()}") if rank() == 0 else None,
+            self.cycle,
         )
         self._advance = self._bar.__enter__()
         return self

@@ -1,27 +1,22 @@
 """Watching a training run: an html page with pictures and the loss, renewed every few minutes."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from glann.errors import GlannError
 from glann.images.curves import curves
 from glann.images.html import figure, png, write_html
 from glann.images.png import grid
 from glann.images.tensors import to_uint8
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from glann.runtime.tensorboard import Events
 
 SHOWN, AT_ONCE = 64, 4  # pictures; those that are drawn at once need less memory than a step
 SHARE = 0.005  # of the time, at most, that pages may take
@@ -45,11 +40,6 @@ class Watch:
     events
         Folder for losses and pictures in TensorBoard's format. None: none.
 
-    Raises
-    ------
-    GlannError
-        If TensorBoard is missing, or cannot write to `events`.
-
     Attributes
     ----------
     begun
@@ -67,18 +57,18 @@ class Watch:
         self.path, self.title, self.minutes, self.decode = path, title, minutes, decode
         self._next = time.monotonic() + 60 * min(minutes, 0.5) if minutes else float("inf")
         self.begun = False
-        self._events = _writer(events) if events else None
+        self._events = Events(events) if events else None
 
     def note(self, entry: Mapping[str, float]) -> None:
         """Note the losses of an epoch, whose number is in the entry too."""
 
-        def write(events: "SummaryWriter") -> None:
+        def write(events: Events) -> None:
             for key in entry.keys() - {"epoch"}:
-                events.add_scalar(key, entry[key], int(entry["epoch"]))
+                events.scalar(key, entry[key], int(entry["epoch"]))
 
         self._log(write)
 
-    def _log(self, write: Callable[["SummaryWriter"], None]) -> None:
+    def _log(self, write: Callable[[Events], None]) -> None:
         """Write for TensorBoard, if asked for; trouble with it is told once and never stops the run."""
         if self._events is None:
             return
@@ -122,7 +112,7 @@ class Watch:
                 images = np.concatenate([to_uint8(self.decode(network(part)).float()) for part in parts])
             picture = grid(images, 16)
             self._write(picture, history, done)
-            self._log(lambda to: to.add_image("pictures", picture, len(history), dataformats="HWC"))
+            self._log(lambda to: to.picture("pictures", picture, len(history)))
         except Exception as error:  # whatever it is, the run is worth more than its page
             say(f"{self.path}: {error}; the run goes on without this page")
             self.minutes = 0
@@ -148,26 +138,3 @@ class Watch:
             figure("losses", curves(lines, "epoch", "loss"), kind="curves") if history else "",
         ]
         write_html(self.path, self.title, body, reload)
-
-
-def _writer(folder: Path) -> "SummaryWriter":
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (slow, and not always there)
-    except ImportError:
-        raise GlannError(
-            "compute.tensorboard: the package tensorboard is missing; run: pip install tensorboard, or set "
-            "this to null"
-        ) from None
-    # Its thread dies of the first error, with a traceback; the next call from here raises it again.
-    threading.excepthook = _without_writer_thread
-    try:
-        return SummaryWriter(str(folder))
-    except OSError as error:
-        raise GlannError(
-            f"compute.tensorboard: {folder}: {error.strerror}; name a folder that can be written"
-        ) from None
-
-
-def _without_writer_thread(error: threading.ExceptHookArgs) -> None:
-    if type(error.thread).__name__ != "_AsyncWriterThread":
-        threading.__excepthook__(error)

@@ -19,6 +19,7 @@ from glann.params import Params, load_params
 from glann.runtime.code import AT_START, changed, digests
 from glann.runtime.reporting import LESS_MEMORY, in_one_line
 from glann.runtime.signals import Stopped
+from glann.runtime.tensorboard import check_tensorboard
 from glann.runtime.yaml_file import read_yaml
 from stages.frame.dvc import (
     check_place,
@@ -100,7 +101,9 @@ class Stage:
         self.events = None
         if self.params.compute.tensorboard:
             at_start = time.strftime("%Y%m%d-%H%M%S")
-            self.events = self.project / self.params.compute.tensorboard / f"{name}{where}-{at_start}"
+            folder = self.project / self.params.compute.tensorboard
+            check_tensorboard(folder)
+            self.events = folder / f"{name}{where}-{at_start}"
 
     def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
         """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].

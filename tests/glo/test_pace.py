@@ -1,5 +1,7 @@
 """The coarse part of a training takes less time per step than the rest, which is known before it begins."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_later_steps_are_slower_and_timing_them_changes_nothing(
     config = Loss(kind="perceptual", levels=3, weights=random_vgg, coarse=coarse, texture=1.0)
     loss = reconstruction_loss(config, cpu, images)
     clock, state = [0.0], torch.get_rng_state()
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     loss.fine, loss.coarse = Slowly(loss.fine, clock, 3.0), Slowly(loss.coarse, clock, 1.0)
     pace = share_of_time(loss, decoder, torch.randn(8, 4, generator=stream(0, "z")), images, cpu)
     assert (torch.get_rng_state() == state).all()

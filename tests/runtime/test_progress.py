@@ -64,6 +64,13 @@ def test_a_long_task_foretells_once_how_long_it_takes(clock, capsys):
     )
 
 
+def test_it_waits_until_what_recurs_has_happened_once(clock, capsys):
+    lines = lines_of(
+        clock, capsys, lambda i: 30 if i % 100 == 0 else 0.1, 1000, foretell=lambda: "", cycle=100
+    )
+    assert [line for line in lines if line.startswith("glann:")] == ["glann: work: about 6 min to go;"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0 s"), (99, "99 s"), (120, "2 min"), (5400, "90 min"), (7800, "2 h 10 min"), (273_600, "3 d 4 h")],

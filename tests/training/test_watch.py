@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from small import SMALL, clusters
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from glann.errors import GlannError
 from glann.glo.settings import Glo
 from glann.glo.train import train_glo
 from glann.imle.fit import fit_imle
@@ -138,8 +138,6 @@ def test_a_page_that_cannot_be_written_does_not_stop_the_run(
 def test_losses_and_pictures_go_to_tensorboard(
     shapes: np.ndarray, cpu: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     monkeypatch.setattr(module, "SHARE", 1e9)
     images = np.pad(shapes, ((0, 0), (6, 6), (6, 6), (0, 0)))
     watch = Watch(tmp_path / "glo.html", "glo", OFTEN, events=tmp_path / "events/glo")
@@ -152,30 +150,15 @@ def test_losses_and_pictures_go_to_tensorboard(
     assert (image.height, image.width) == (3 * 30 + 2, 16 * 30 + 2)
 
 
-def test_without_tensorboard_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(GlannError, match=r"^compute\.tensorboard: .* pip install tensorboard"):
-        Watch(tmp_path / "glo.html", "glo", 0, events=tmp_path)
-
-
-def test_trouble_with_tensorboard_never_stops_a_run(
-    shapes: np.ndarray, cpu: Execution, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_trouble_with_tensorboard_is_told_once_and_never_stops_a_run(
+    shapes: np.ndarray, cpu: Execution, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     images = np.pad(shapes, ((0, 0), (6, 6), (6, 6), (0, 0)))
-    events = tmp_path / "events/glo"
-    watch = Watch(tmp_path / "glo.html", "glo", 0, events=events)
-    for file in events.iterdir():
-        file.unlink()
-    events.rmdir()
-    result = train_glo(images, Glo(**{**TINY, "epochs": 40}), 0, cpu, watch=watch)
-    said = capfd.readouterr().err
-    assert len(result.history) == 40 and "Traceback" not in said
-    assert said.count("the run goes on without it") <= 1  # its thread may not have noticed yet
-
-
-def test_a_file_in_the_way_of_tensorboard_is_named(tmp_path: Path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(
-        GlannError, match=r"^compute\.tensorboard: .*file/glo: Not a directory; name a folder"
-    ):
-        Watch(tmp_path / "glo.html", "glo", 0, events=tmp_path / "file/glo")
+    watch = Watch(tmp_path / "glo.html", "glo", 0, events=tmp_path)
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        assert watch._events
+        watch._events._records = RecordWriter(full)
+        result = train_glo(images, Glo(**TINY), 0, cpu, watch=watch)
+    said = capsys.readouterr().err
+    assert len(result.history) == 3
+    assert said.count("No space left on device; the run goes on without it") == 1
