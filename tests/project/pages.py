@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = {
     *("apt", "apt-get", "bash", "cd", "chmod", "conda", "cp", "curl", "docker", "dvc", "export", "git"),
     *("glann", "make", "mkdir", "mv", "pip", "pytest", "python", "python3", "rm", "sbatch", "sh", "source"),
-    *("srun", "tar", "torchrun", "unzip", "uv", "wget"),
+    *("srun", "tar", "tensorboard", "torchrun", "unzip", "uv", "wget"),
 }
 SHELLS = ("bash", "sh", "console", "shell")
 

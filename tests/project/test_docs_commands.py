@@ -57,6 +57,7 @@ NOT_RUN = {
     "pip install .": ("needs the network", "grep '^pipeline = ' pyproject.toml"),
     "dvc cache dir DISK/cache": ("moves the cache of the other tests", "dvc cache dir --help"),
     "dvc config cache.type symlink": ("changes the cache of the other tests", "dvc config --help"),
+    "dvc exp apply NAME": ("names an experiment", "dvc exp apply --help"),
     "dvc plots": ("names a group of commands", "dvc plots --help"),
     "glann sample": ("names a command", "glann sample --help"),
     "glann sample --count 1": ("names what was timed", "glann sample --count 1 --help"),
@@ -77,7 +78,7 @@ SLURM = {"SLURM_JOB_NODELIST": "localhost", "SLURM_NNODES": "1", "SLURM_JOB_ID":
 SHIMS = {"srun": 'exec "$@"', "scontrol": "echo localhost"}
 
 GIVEN_COMMANDS = [command for page in PAGES for command in commands(page)]
-RUNNERS = {"bash", "cp", "dvc", "git", "glann", "source"}
+RUNNERS = {"bash", "cp", "dvc", "git", "glann", "mkdir", "source"}
 
 
 class Reader:

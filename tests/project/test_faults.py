@@ -201,6 +201,10 @@ DEGENERATE = {
     "three images": (different(3), "glo: needs two or more images"),
     "two to train on": (different(4), None),
     "all identical": (np.repeat(different(1), 20, axis=0), None),
+    "all identical, which is not wanted": (
+        np.repeat(different(1), 20, axis=0),
+        "prepare.repeats: every picture repeats a held-out one",
+    ),
     "constant colour": (np.full((20, 16, 16, 3), 7, np.uint8), None),
     "fewer than a batch, fewer than dimensions": (different(12), None),
 }
@@ -211,10 +215,10 @@ def test_degenerate_images_are_trained_on_or_refused_in_one_line(
     images: np.ndarray, refusal: str | None, cpu: Execution, tmp_path: Path
 ):
     np.save(tmp_path / "images.npy", images)
+    repeats = "leave_out" if refusal else "keep"
+    given = {"source": "npy", "path": str(tmp_path / "images.npy"), "count": None, "repeats": repeats}
     params = Params(
-        prepare=Prepare(
-            source="npy", path=str(tmp_path / "images.npy"), count=None, holdout=2, resolution=16
-        ),
+        prepare=Prepare.model_validate(given | {"holdout": 2, "resolution": 16}),
         glo=Glo(latent_dim=64, decoder=Decoder(width=4), epochs=3),
         imle=Imle(epochs=3),
         evaluate=Evaluate(features="pixels", mixture_components=3),
