@@ -31,7 +31,7 @@ SUBSTITUTIONS = [
     (":29500", ":{port}", "another run may have that port"),
     ("for stage in glo imle", "for stage in imle", "time: test_processes.py runs glo under torchrun"),
     # The settings of experiments are checked by a test of their own.
-    ("-S glo.latent_dim=32", "-S sample.count=6", "time: one stage runs instead of four"),
+    ("-S glo.latent_dim=48", "-S sample.count=6", "time: one stage runs instead of four"),
     ("-S imle.epochs=120", "-S sample.seed=120", "time: one stage runs instead of three"),
     ("-S imle.candidates=16", "-S sample.seed=16", "time: one stage runs instead of three"),
 ]
