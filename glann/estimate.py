@@ -123,9 +123,8 @@ class _Run:
 
     def glo(self) -> Need:
         """Time steps of both parts of the training, and caching the features."""
-        glo = self.params.glo.model_copy(
-            update={"start_from": None}
-        )  # images here are those of no earlier run
+        # The random images are those of no earlier run.
+        glo = self.params.glo.model_copy(update={"start_from": None})
         loss = glo.loss
         images = self._images(BATCHES * glo.batch_size)
         parts = {0.0: 1.0}  # by what `coarse` is timed: its share of the steps

@@ -17,7 +17,7 @@ from glann.errors import GlannError
 from glann.images.png import grid, save_png
 from glann.prepare.likeness import Picture, read_all
 from glann.prepare.reading import BYTES_PER_PIXEL, Pixels
-from glann.prepare.repeats import Repeats, write_review
+from glann.prepare.repeats import MOST_COMPARED, Repeats, write_review
 from glann.prepare.settings import Prepare
 from glann.prepare.sources import Source, find_images
 from glann.prepare.workers import in_order
@@ -160,7 +160,8 @@ def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str], repeats: Repeat
     if left_out:
         text += f"; {left_out:,} left out, since they repeat a held-out picture"
     if kept:
-        text += f"; {kept:,} of those in training repeat another one"
+        compared = "those" if dataset["train"] <= MOST_COMPARED else f"the first {MOST_COMPARED:,}"
+        text += f"; {kept:,} of {compared} in training repeat another one"
     if bad or left_out or kept:
         text += "; see data/prepare/review.html"
     if dataset["requested"] and dataset["taken"] < dataset["requested"]:

@@ -105,11 +105,12 @@ def test_it_goes_on_from_an_earlier_mapping_or_generator(tmp_path, cpu: Executio
     architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=2, size=16, channels=1)
     save_generator(tmp_path / "generator.safetensors", before.mapping, DecoderNetwork(architecture))
     few = {"epochs": 1, "lr": 1e-12}
-    anew = fit_imle(latents, SMALL.model_copy(update=few), 0, cpu)
+    from_scratch = fit_imle(latents, SMALL.model_copy(update=few), 0, cpu)
     for name in ("mapping.safetensors", "generator.safetensors"):
         start = {"start_from": str(tmp_path / name), **few}
         after = fit_imle(latents, SMALL.model_copy(update=start), 1, cpu)
-        assert after.history[0]["loss"] < 1.5 * before.history[-1]["loss"] < anew.history[0]["loss"]
+        assert after.history[0]["loss"] < 1.5 * before.history[-1]["loss"]
+        assert after.history[0]["loss"] < 0.7 * from_scratch.history[0]["loss"]
         noise = torch.randn(500, 2, generator=stream(1, "noise"))
         with torch.no_grad():
             difference = after.mapping.network(noise) - before.mapping.network(noise)
