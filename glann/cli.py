@@ -183,7 +183,9 @@ def sample(
 
     check_out(out)
     save_images(Generator.load(generator, compute).stream(count, seed, truncation), out)
-    print(f"{count} images in {out}", file=sys.stderr)
+    others = sum(1 for _ in out.iterdir()) - count if out.is_dir() else 0
+    beside = f", beside {others} other files that were there before" if others else ""
+    print(f"{count} images in {out}{beside}", file=sys.stderr)
 
 
 @app.command()

@@ -26,7 +26,10 @@ with stage("glo") as this:
 
         watch = None
         if rank() == 0:
-            watch = Watch(this.page, "glo: reconstructions", params.compute.watch_minutes, events=this.events)
+            jumps = params.glo.loss.kind == "perceptual" and params.glo.loss.coarse > 0
+            about = "The loss jumps where the coarse part ends." if jumps else ""
+            minutes = params.compute.watch_minutes
+            watch = Watch(this.page, "glo: reconstructions", minutes, events=this.events, about_losses=about)
         result = train_glo(images, params.glo, params.seed, on, checkpoints, watch)
 
         if rank() == 0:

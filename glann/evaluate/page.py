@@ -8,6 +8,7 @@ from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.evaluation import Evaluation
 from glann.images.html import figure, write_html
 
+FEW = 200  # hold-out images, below which the metrics say little
 CURVES = (
     (
         "glo.png",
@@ -66,6 +67,8 @@ def write_page(
         f"which were never used in training, by {evaluation.features} features. The row of the training "
         "images is what a perfect generator would reach. ↓: lower is better, ↑: higher is better."
     )
+    if evaluation.reference_count < FEW:
+        head += " With so few hold-out images, only large differences mean anything."
     body = [
         f"<p>{escape(head)}</p>",
         *_table(evaluation.table, labels),

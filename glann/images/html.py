@@ -18,9 +18,10 @@ body { padding: 0 1rem; }
 h1, h2 { line-height: 1.2; }
 img { max-width: 100%; }
 .curves img { width: 32rem; }
-.pixels img { image-rendering: pixelated; }
+.pixels img { image-rendering: pixelated; min-width: min(100%, 34rem); }
 .pairs { display: flex; flex-wrap: wrap; gap: 1rem; }
-.pairs figure { margin: 0; max-width: 16rem; overflow-wrap: anywhere; }
+.pairs figure { margin: 0; width: 16rem; overflow-wrap: anywhere; }
+.pairs img { min-width: 100%; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }

@@ -69,7 +69,7 @@ def _folder(config: Prepare, seed: int) -> Source:
     if not names:
         raise GlannError(
             f"prepare.path: no files in {path} or its subfolders; put images there "
-            "(hidden files and linked folders do not count)"
+            "(hidden files, notes such as a.txt, and linked folders do not count)"
         )
     return files_of(names, root, "remove or repair them")
 

@@ -39,6 +39,8 @@ class Watch:
         Turns what the trained network returns into pixels, float [b, c, h, w] in [0, 1].
     events
         Folder for losses and pictures in TensorBoard's format. None: none.
+    about_losses
+        What to say below the curves.
 
     Attributes
     ----------
@@ -53,8 +55,10 @@ class Watch:
         minutes: float,
         decode: Callable[[Tensor], Tensor] = lambda x: x,
         events: Path | None = None,
+        about_losses: str = "",
     ):
-        self.path, self.title, self.minutes, self.decode = path, title, minutes, decode
+        self.path, self.title, self.minutes = path, title, minutes
+        self.about_losses, self.decode = about_losses, decode
         self._next = time.monotonic() + 60 * min(minutes, 0.5) if minutes else float("inf")
         self.begun = False
         self._events = Events(events) if events else None
@@ -132,9 +136,12 @@ class Watch:
         }
         reload = "" if done >= 1 else f'<meta http-equiv="refresh" content="{RELOAD}">'
         state = f"{100 * done:.0f} % done" + (f", loss {history[-1]['loss']:g}" if history else "")
+        state += f", at {time.strftime('%H:%M:%S')}"
+        if done < 1:
+            state += f"; a new page follows about every {self.minutes:g} minutes, unless the run has stopped"
         body = [
-            f"<p>{escape(state)}, at {time.strftime('%H:%M:%S')}</p>",
+            f"<p>{escape(state)}</p>",
             figure("pictures", png(picture)),
-            figure("losses", curves(lines, "epoch", "loss"), kind="curves") if history else "",
+            figure("losses", curves(lines, "epoch", "loss"), self.about_losses, "curves") if history else "",
         ]
         write_html(self.path, self.title, body, reload)

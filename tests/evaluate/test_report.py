@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.evaluation import Evaluation
-from glann.evaluate.page import CURVES, PICTURES
+from glann.evaluate.page import CURVES, FEW, PICTURES
 from glann.evaluate.report import LABELS, write_report
 
 
@@ -36,13 +37,15 @@ def evaluation(*names: str) -> Evaluation:
     )
 
 
+LOSSES = {
+    "glo": [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.3}],
+    "imle": [{"epoch": 1, "loss": 0.9, "nearest": 0.8}],
+}
+
+
 def write(folder):
-    losses = {
-        "glo": [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.3}],
-        "imle": [{"epoch": 1, "loss": 0.9, "nearest": 0.8}],
-    }
     result = evaluation("train", "reconstructions", "glann", "glo_flow")
-    write_report(result, result.shown["train"], losses, "seed: 0\nglo: {latent_dim: <b>}\n", folder)
+    write_report(result, result.shown["train"], LOSSES, "seed: 0\nglo: {latent_dim: <b>}\n", folder)
 
 
 @pytest.fixture
@@ -65,6 +68,13 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         self.text += data
+
+
+def test_the_report_warns_of_few_hold_out_images(folder, tmp_path):
+    assert "With so few hold-out images" in (folder / "report.html").read_text()
+    result = replace(evaluation("train", "reconstructions", "glann"), reference_count=FEW)
+    write_report(result, result.shown["train"], LOSSES, "", tmp_path)
+    assert "With so few" not in (tmp_path / "report.html").read_text()
 
 
 def test_the_report_holds_every_picture_and_refers_to_nothing_else(folder):

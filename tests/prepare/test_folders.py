@@ -17,8 +17,7 @@ def spoil(folder):
         content = (folder / f"cut.{suffix}").read_bytes()
         (folder / f"cut.{suffix}").write_bytes(content[: len(content) * 6 // 10])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "README.txt").write_text("where these come from")
-    (folder / "labels.json").write_text("{}")
+    (folder / "README").write_text("where these come from")
     (folder / "noise.jpg").write_bytes(random.Random(0).randbytes(2000))
     (folder / "dangling.png").symlink_to("gone.png")
     (folder / "circle.png").symlink_to("circle.png")
@@ -31,8 +30,7 @@ def spoil(folder):
         "cut.webp": "",  # libwebp's own words
         "cut.tif": "",
         "empty.png": "empty file",
-        "README.txt": "not an image file",
-        "labels.json": "not an image file",
+        "README": "not an image file",
         "noise.jpg": "not an image file",
         "dangling.png": "No such file",
         "circle.png": "symbolic links",
@@ -56,12 +54,21 @@ def test_bad_files_are_skipped_and_listed_by_name_and_reason(tmp_path):
         assert str(tmp_path) not in reasons[name]
 
 
+def test_notes_and_sidecar_files_do_not_count(tmp_path):
+    fill(tmp_path / "in", 10)
+    for name in ("README.txt", "labels.json", "000.XMP", "000.png.json", "Thumbs.db"):
+        (tmp_path / "in" / name).write_text("about pictures")
+    Image.new("L", (8, 8), 200).save(tmp_path / "in/txt.png")
+    images, holdout, dataset = run(config("folder", tmp_path / "in"), tmp_path / "out")
+    assert (dataset["found"], dataset["bad"], len(images) + len(holdout)) == (11, 0, 11)
+
+
 def test_one_line_says_what_was_taken_and_what_was_not(tmp_path, capsys):
     fill(tmp_path / "in", 100)
     run(config("folder", tmp_path / "in"), tmp_path / "plain")
     assert capsys.readouterr().err == "glann: prepare: 98 training images and 2 held out\n"
     for i in range(3):
-        (tmp_path / "in" / f"{i}.txt").write_text("not an image")
+        (tmp_path / "in" / f"{i}.png").write_text("not an image")
     (tmp_path / "in/empty.png").write_bytes(b"")
     run(config("folder", tmp_path / "in", count=101), tmp_path / "out")
     assert capsys.readouterr().err == (

@@ -66,7 +66,7 @@ def test_what_is_left_out_is_replaced_counted_and_shown(tmp_path, capsys):
     folder = photographs(tmp_path / "in", 80)
     for i in range(80):
         photograph(i).save(folder / f"{i:03}.jpg")
-    (folder / "<b>.txt").write_text("no picture")
+    (folder / "<b>.png").write_text("no picture")
     images, _, _ = run(config("folder", folder, count=60, holdout=20, mirror=True), tmp_path / "out")
     left_out, among = (len(repeats_in(tmp_path / "out")[kind]) for kind in ("left_out", "among_training"))
     assert len(images) == 80 and left_out and among  # 40 and their mirror images
@@ -147,7 +147,7 @@ def test_repeats_count_as_good_files(tmp_path):
     for i in range(72):
         photograph(i % 8).save(folder / f"copy{i}.png")
     for i in range(5):
-        (folder / f"{i}.txt").write_text("no picture")
+        (folder / f"{i}.jpg").write_text("no picture")
     for i in range(20, 26):
         photograph(i).save(folder / f"{i}.png")
     _, _, dataset = run(config("folder", folder, holdout=40), tmp_path / "out")

@@ -132,6 +132,11 @@ def test_samples_at_the_command_line_are_those_of_the_library(tmp_path: Path):
     assert all(
         (np.asarray(Image.open(file)) == image).all() for file, image in zip(files, expected, strict=True)
     )
+    options[1] = "2"
+    result = glann("sample", "--generator", "g.safetensors", "--out", "folder", *options, cwd=tmp_path)
+    assert result.stderr.splitlines()[-1] == (
+        "2 images in folder, beside 68 other files that were there before"
+    )
 
 
 SAMPLE = ("sample", "--generator", "g.safetensors", "--out")

@@ -88,7 +88,7 @@ def test_pages_come_at_their_time_and_take_a_small_share_of_it(
         clock[0] += seconds[0]
         return x
 
-    watch = Watch(tmp_path / "a.html", "a run", 2, slow)
+    watch = Watch(tmp_path / "a.html", "a run", 2, slow, about_losses="They fall.")
     assert not watch.due()
     clock[0] = 31
     assert watch.due()
@@ -97,11 +97,14 @@ def test_pages_come_at_their_time_and_take_a_small_share_of_it(
         watch.look(torch.nn.Identity(), torch.rand(3, 1, 8, 8), [], 0.5, cpu)
 
     look()
-    assert not watch.due() and 'http-equiv="refresh"' in watch.path.read_text()
+    text = watch.path.read_text()
+    assert not watch.due() and 'http-equiv="refresh"' in text
+    assert "about every 2 minutes, unless the run has stopped" in text and "They fall." not in text
     clock[0] += 121
     assert watch.due()
     seconds[0] = 3.0
-    look()
+    watch.look(torch.nn.Identity(), torch.rand(3, 1, 8, 8), [{"epoch": 1, "loss": 2.0}], 0.5, cpu)
+    assert "They fall." in watch.path.read_text()
     clock[0] += 500
     assert not watch.due()  # 3 s are 0.5 % of 600 s
     clock[0] += 101
