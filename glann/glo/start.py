@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from glann.errors import GlannError
@@ -18,7 +20,9 @@ from glann.runtime.processes import rank
 from glann.runtime.progress import progress
 
 SIDE = 16  # px to which images are reduced before they are compared
+SHRUNK = 0.1  # strength of the ridge regression, as a fraction of the mean variance of the pixels
 SAME = 4 / 255  # mean absolute difference below which two reduced images show the same; resizing changes less
+SMALLEST = 1e-6  # strength if all images are equal
 COMPARED_AT_ONCE = 1024  # images
 
 
@@ -67,9 +71,10 @@ def load_earlier(folder: str, latent_dim: int) -> Earlier:
 def start_from(earlier: Earlier, images: NDArray[np.uint8], decoder: DecoderNetwork) -> Tensor:
     """Return initial latents of `images`, and copy what fits from the earlier decoder into `decoder`.
 
-    An image gets the latent of the earlier image that it resembles most; for an image that was there, at
-    whatever resolution, that is its own. Weights fit if name and shape agree: between resolutions, those of
-    the common layers, if `glo.decoder.width` gives these the same number of channels.
+    An image that was there, at whatever resolution, gets its own latent. Others get what a ridge regression
+    of the earlier latents on the earlier images predicts, both reduced to 16 px: latents that start as
+    principal components stay nearly linear in the pixels. Weights fit if name and shape agree: between
+    resolutions, those of the common layers, if `glo.decoder.width` gives these the same number of channels.
 
     Parameters
     ----------
@@ -85,30 +90,36 @@ def start_from(earlier: Earlier, images: NDArray[np.uint8], decoder: DecoderNetw
     Tensor
         float32 [n, d] with unit rows.
     """
-    rows, distances = _most_similar(images, earlier.images)
+    latents, known = _guessed(images, earlier)
     own, given = decoder.state_dict(), earlier.decoder.state_dict()
     fitting = {name: value for name, value in given.items() if name in own and own[name].shape == value.shape}
     decoder.load_state_dict(own | fitting)
     if rank() == 0:
-        known = int((distances < SAME).sum())
         say(
-            f"glo: starts from {known:,} latents of the same images and {len(rows) - known:,} of similar "
+            f"glo: starts from {known:,} latents of the same images and {len(latents) - known:,} predicted "
             f"ones, and {len(fitting)} of {len(own)} tensors of the decoder"
         )
-    return torch.nn.functional.normalize(earlier.latents[rows], dim=1)
+    return latents
 
 
-def _most_similar(images: NDArray[np.uint8], others: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Return which of the others each image resembles most, int64 [n], and their distances, float32 [n]."""
-    if images.shape[-1] != others.shape[-1]:
+def _guessed(images: NDArray[np.uint8], earlier: Earlier) -> tuple[Tensor, int]:
+    """Return a latent for each image, float32 [n, d] with unit rows, and how many images were known."""
+    if images.shape[-1] != earlier.images.shape[-1]:
         raise GlannError("glo.start_from: that run has another prepare.channels; set it to the same number")
-    table = thumbnails(others, SIDE)
-    rows, distances = [], []
+    table = thumbnails(earlier.images, SIDE)
+    given = torch.nn.functional.normalize(earlier.latents, dim=1)
+    strength = SHRUNK * float(table.var(dim=0, correction=0).mean()) * len(table) + SMALLEST
+    with threadpool_limits(1):  # the result must not depend on the number of cores
+        regression = Ridge(alpha=strength).fit(table.double().numpy(), given.double().numpy())
+    latents, known = [], 0
     with progress("glo: images of the earlier run", len(images), "images") as advance:
         for start in range(0, len(images), COMPARED_AT_ONCE):
             some = thumbnails(images[start : start + COMPARED_AT_ONCE], SIDE)
             nearest = torch.cdist(some, table).argmin(dim=1)
-            rows.append(nearest)
-            distances.append((some - table[nearest]).abs().mean(dim=1))
+            same = (some - table[nearest]).abs().mean(dim=1) < SAME
+            with threadpool_limits(1):
+                predicted = torch.from_numpy(regression.predict(some.double().numpy())).float()
+            latents.append(torch.where(same[:, None], given[nearest], predicted))
+            known += int(same.sum())
             advance(len(some))
-    return torch.cat(rows), torch.cat(distances)
+    return torch.nn.functional.normalize(torch.cat(latents), dim=1), known
