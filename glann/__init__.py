@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from glann.params import Params, load_params
     from glann.prepare.settings import Prepare
     from glann.presets import preset
+    from glann.projection.projector import Known, Projection, Projector
     from glann.runtime.compute import execution
     from glann.runtime.npy import load_latents
     from glann.runtime.settings import Compute
@@ -44,12 +45,15 @@ __all__ = [
     "GlannError",
     "Glo",
     "Imle",
+    "Known",
     "Loss",
     "Mapping",
     "MappingNetwork",
     "ParameterGroup",
     "Params",
     "Prepare",
+    "Projection",
+    "Projector",
     "Sample",
     "execution",
     "fit_imle",
@@ -74,6 +78,7 @@ _MODULES = {
     "params": ("Params", "load_params"),
     "prepare.settings": ("Prepare",),
     "presets": ("preset",),
+    "projection.projector": ("Known", "Projection", "Projector"),
     "runtime.compute": ("execution",),
     "runtime.npy": ("load_latents",),
     "runtime.settings": ("Compute",),

@@ -7,7 +7,7 @@ from glann.runtime.signals import end_in_order
 def main() -> None:
     """Run the command line."""
     with one_line_errors(), end_in_order():
-        from glann.cli import run  # noqa: PLC0415
+        from glann.cli.commands import run  # noqa: PLC0415
 
         run()
 

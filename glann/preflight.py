@@ -57,7 +57,7 @@ def check_start(params: Params) -> None:
 def _not_replaced(key: str, folder: Path, stage: str) -> None:
     """Refuse to start from what the stage itself is going to replace: DVC removes that first."""
     if folder.resolve() == Path("data", stage).resolve():
-        raise GlannError(f"{key}: data/{stage} is replaced by the run; copy it first, e.g. to watch/earlier")
+        raise GlannError(f"{key}: data/{stage} is replaced by the run; copy it first, e.g. to ../earlier")
 
 
 def check_mapping(params: Params) -> None:

@@ -35,7 +35,9 @@ with stage("glo") as this:
         if rank() == 0:
             with this.outputs() as folder:
                 save_npy(folder / "latents.npy", result.latents.numpy())
-                result.decoder.save(folder / "decoder.safetensors", file_digest(folder / "latents.npy"))
+                prepared = {key: dataset[key] for key in ("fit", "background")}
+                digest = file_digest(folder / "latents.npy")
+                result.decoder.save(folder / "decoder.safetensors", digest, prepared)
                 save_json(folder / "losses.json", result.history)
 
     this.launch(work)

@@ -10,7 +10,15 @@ from glann.errors import GlannError
 from glann.prepare.dataset import prepare
 from glann.prepare.settings import Prepare
 
-OUTPUTS = ("images.npy", "holdout.npy", "dataset.json", "preview.png", "repeats.json", "review.html")
+OUTPUTS = (
+    "images.npy",
+    "holdout.npy",
+    "dataset.json",
+    "names.json",
+    "preview.png",
+    "repeats.json",
+    "review.html",
+)
 
 WHITE = (255, 255, 255)
 COLOR = (200, 100, 50)

@@ -1,11 +1,18 @@
-"""Small latents and settings, with which a mapping is fitted in a second."""
+"""Small latents, settings and networks, with which everything takes a second."""
 
 import math
 
 import torch
 
 from glann.imle.settings import Imle
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.decoders.settings import Decoder, Origin
+from glann.networks.layers import initialize
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.mappings.settings import Mapping
+from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
+from glann.sample.generator import Generator
 
 SMALL = Imle(noise_dim=2, mapping={"width": 64, "depth": 2}, epochs=40, lr=0.003)
 
@@ -14,3 +21,17 @@ def clusters(n: int = 600) -> torch.Tensor:
     """Five tight groups on the unit circle, float32 [n, 2]."""
     angles = torch.arange(n) % 5 * (2 * math.pi / 5) + 0.05 * torch.randn(n, generator=stream(0, "angles"))
     return torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+def small_generator(on: Execution, channels: int = 3, **origin: object) -> Generator:
+    """A generator of 16 px with random weights: noise of 4 numbers, latents of 8 on the sphere."""
+    mapping = MappingNetwork(
+        MappingArchitecture(config=Mapping(width=16, depth=1), noise_dim=4, latent_dim=8)
+    )
+    architecture = DecoderArchitecture(
+        config=Decoder(width=8), latent_dim=8, size=16, channels=channels, origin=Origin(**origin)
+    )
+    decoder = DecoderNetwork(architecture)
+    initialize(mapping, stream(0, "mapping"))
+    initialize(decoder, stream(0, "decoder"))
+    return Generator(mapping, decoder, on)

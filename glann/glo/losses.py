@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from glann.glo.settings import Loss
+from glann.images.pyramid import laplacian_pyramid
 from glann.images.tensors import to_float, upload
-from glann.networks.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16, vgg16_structure
+from glann.networks.texture import level_weight, sliced_wasserstein
+from glann.networks.vgg import features_at, vgg16, vgg16_structure
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
 from glann.runtime.memory import activation_bytes, check_memory
@@ -22,8 +24,6 @@ from glann.runtime.progress import progress
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
 CACHED_AT_ONCE = 64  # images
-DETAIL_LEVELS = 2  # of VGG, at which absolute differences count less if textures are compared
-DIRECTIONS, POSITIONS = 16, 1024  # random directions, and at most so many positions, to compare textures
 
 ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator, float], Tensor]
 
@@ -74,21 +74,9 @@ def laplacian(images: Tensor, targets: Tensor) -> Tensor:
     """
     difference = images.float() - targets
     total = torch.zeros((), device=difference.device)
-    while min(difference.shape[-2:]) >= 8:
-        low = _blur(difference)[..., ::2, ::2]
-        high = difference - F.interpolate(low, size=difference.shape[-2:], mode="bilinear")
-        total = total + high.abs().mean()
-        difference = low
-    return total + difference.abs().mean()
-
-
-def _blur(images: Tensor) -> Tensor:
-    """Convolve rows and columns with [1, 4, 6, 4, 1] / 16, the kernel of Burt & Adelson (1983)."""
-    channels = images.shape[1]
-    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
-    images = F.pad(images, (2, 2, 2, 2), mode="reflect")
-    rows = F.conv2d(images, kernel.expand(channels, 1, 1, 5), groups=channels)
-    return F.conv2d(rows, kernel[:, None].expand(channels, 1, 5, 1), groups=channels)
+    for level in laplacian_pyramid(difference):
+        total = total + level.abs().mean()
+    return total
 
 
 LOSSES = {"l1": l1, "laplacian": laplacian}
@@ -208,14 +196,7 @@ class FeatureDistance:
         return F.avg_pool2d(images, 2) if self.halve else images
 
     def _features(self, images: Tensor, levels: int) -> list[Tensor]:
-        """Return the activations at the end of each level, [b, c, h, w] in channels-last order."""
-        taps = []
-        images = normalize_for_vgg(images).to(self.execution.precision)
-        for i, layer in enumerate(self.network[: LEVEL_ENDS[levels - 1] + 1]):
-            images = layer(images)
-            if i in LEVEL_ENDS:
-                taps.append(images)
-        return taps
+        return features_at(self.network, images, levels, self.execution.precision)
 
     def _at_one_scale(
         self, decoded: Tensor, targets: Tensor, levels: int, texture: float, draws: torch.Generator
@@ -226,53 +207,13 @@ class FeatureDistance:
 
 
 def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, draws: torch.Generator) -> Tensor:
-    """Return the sum over levels of the mean absolute difference plus `texture` times that of textures.
-
-    Where details can lie in many ways, an absolute difference is least for their median, which is blur. So at
-    the first levels, which see details, it is divided by 1 + `texture`. It keeps its full weight at the last
-    level: the distance of textures does not say where anything is.
-    """
-    detail = min(DETAIL_LEVELS, len(found) - 1)
+    """Return the sum over levels of the mean absolute difference plus `texture` times that of textures."""
     total = torch.zeros((), device=found[0].device)
     for level, (a, b) in enumerate(zip(found, wanted, strict=True)):
-        total = total + _MeanAbsolute.apply(a, b) / (1 + texture if level < detail else 1)
+        total = total + _MeanAbsolute.apply(a, b) * level_weight(level, len(found), texture)
         if texture:
-            total = total + texture * sliced_wasserstein(a, b, draws)
+            total = total + texture * sliced_wasserstein(a, b, draws).mean()
     return total
-
-
-def sliced_wasserstein(found: Tensor, wanted: Tensor, draws: torch.Generator) -> Tensor:
-    """Return how far apart the distributions of features within each image are, wherever they lie.
-
-    The sliced Wasserstein distance of Heitz et al. (CVPR 2021, arXiv:2006.07229): features are projected onto
-    random directions, sorted over the positions of an image, and compared in this order, here by L1. Blur
-    changes the features whatever their order, so it is penalised; texture that has merely moved is not.
-
-    Parameters
-    ----------
-    found, wanted
-        Features, float [b, c, h, w]. Larger maps are sampled at 1,024 random positions.
-    draws
-        Generator of the directions and positions.
-
-    Returns
-    -------
-    Tensor
-        float32 [], the mean over images, directions and positions.
-    """
-    channels, positions = found.shape[1], found[0, 0].numel()
-    directions = F.normalize(torch.randn(channels, DIRECTIONS, generator=draws), dim=0).to(found)
-    chosen = None
-    if positions > POSITIONS:
-        chosen = torch.randperm(positions, generator=draws)[:POSITIONS].to(found.device)
-
-    def ordered(features: Tensor) -> Tensor:
-        rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # => [b, h * w, c]
-        if chosen is not None:
-            rows = rows.index_select(1, chosen)
-        return (rows @ directions).float().sort(dim=1).values
-
-    return (ordered(found) - ordered(wanted)).abs().mean()
 
 
 class _MeanAbsolute(torch.autograd.Function):

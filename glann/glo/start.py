@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from glann.errors import GlannError
 from glann.glo.settings import EARLIER_FILES
+from glann.images.regression import SIDE, fit_latents
 from glann.images.tensors import thumbnails
 from glann.networks.decoders.network import DecoderNetwork
 from glann.runtime.console import say
@@ -19,10 +18,7 @@ from glann.runtime.npy import load_latents, load_npy
 from glann.runtime.processes import rank
 from glann.runtime.progress import progress
 
-SIDE = 16  # px to which images are reduced before they are compared
-SHRUNK = 0.1  # strength of the ridge regression, as a fraction of the mean variance of the pixels
 SAME = 4 / 255  # mean absolute difference below which two reduced images show the same; resizing changes less
-SMALLEST = 1e-6  # strength if all images are equal
 COMPARED_AT_ONCE = 1024  # images
 
 
@@ -108,18 +104,14 @@ def _guessed(images: NDArray[np.uint8], earlier: Earlier) -> tuple[Tensor, int]:
         raise GlannError("glo.start_from: that run has another prepare.channels; set it to the same number")
     table = thumbnails(earlier.images, SIDE)
     given = torch.nn.functional.normalize(earlier.latents, dim=1)
-    strength = SHRUNK * float(table.var(dim=0, correction=0).mean()) * len(table) + SMALLEST
-    with threadpool_limits(1):  # the result must not depend on the number of cores
-        regression = Ridge(alpha=strength).fit(table.double().numpy(), given.double().numpy())
+    predict = fit_latents(table, given)
     latents, known = [], 0
     with progress("glo: images of the earlier run", len(images), "images") as advance:
         for start in range(0, len(images), COMPARED_AT_ONCE):
             some = thumbnails(images[start : start + COMPARED_AT_ONCE], SIDE)
             nearest = torch.cdist(some, table).argmin(dim=1)
             same = (some - table[nearest]).abs().mean(dim=1) < SAME
-            with threadpool_limits(1):
-                predicted = torch.from_numpy(regression.predict(some.double().numpy())).float()
-            latents.append(torch.where(same[:, None], given[nearest], predicted))
+            latents.append(torch.where(same[:, None], given[nearest], predict(some)))
             known += int(same.sum())
             advance(len(some))
-    return torch.nn.functional.normalize(torch.cat(latents), dim=1), known
+    return torch.cat(latents), known

@@ -61,6 +61,23 @@ def vgg16_structure(levels: int = 5) -> nn.Sequential:
     return features[: LEVEL_ENDS[levels - 1] + 1]
 
 
+def features_at(network: nn.Sequential, images: Tensor, levels: int, precision: torch.dtype) -> list[Tensor]:
+    """Return the activations at the end of each level of images, float [b, c, h, w] in [0, 1].
+
+    Returns
+    -------
+    list
+        `levels` tensors [b, c', h', w'], in channels-last order.
+    """
+    taps = []
+    images = normalize_for_vgg(images).to(precision)
+    for i, layer in enumerate(network[: LEVEL_ENDS[levels - 1] + 1]):
+        images = layer(images)
+        if i in LEVEL_ENDS:
+            taps.append(images)
+    return taps
+
+
 def normalize_for_vgg(images: Tensor) -> Tensor:
     """Normalise images, float [b, c, h, w] in [0, 1] with c = 1 or 3, as for ImageNet: [b, 3, h, w]."""
     mean = torch.tensor(MEAN, device=images.device)[:, None, None]

@@ -40,7 +40,7 @@ CHUNK_IMAGES, CHUNK_BYTES = 32, 2**22  # the most that a worker process sends at
 
 
 def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = None) -> None:
-    """Write images.npy, holdout.npy, dataset.json, preview.png, repeats.json, review.html: all or none.
+    """Write the two arrays, what their rows are, and what to look at: all files or none.
 
     Parameters
     ----------
@@ -57,10 +57,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
     source = find_images(config, seed)
     found = len(source.items)
     check_enough(found, config)
-    if source.in_random_order:
-        order = np.arange(found)
-    else:
-        order = np.random.default_rng(stream_seed(seed, "prepare", "order")).permutation(found)
+    order = np.arange(found) if source.in_random_order else random_order(source, seed)
     wanted = min(found, config.count or found)
     repeats = Repeats(config.holdout, wanted, config.mirror) if compares(config) else None
     with all_or_none(folder) as inside:  # the source may lie in the same folder
@@ -71,7 +68,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             closing(_read(source, order, wanted, config, processes)) as pictures,
         ):
             train, holdout = _Images(train_file), _Images(holdout_file)
-            bad = _split(pictures, source, wanted, config, train, holdout, repeats)
+            bad, names = _split(pictures, source, wanted, config, train, holdout, repeats)
         left_out = len(repeats.left_out) if repeats else 0
         taken = holdout.count + train.count // (2 if config.mirror else 1)
         _check_bad(source, bad, taken + left_out, config)
@@ -89,9 +86,12 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             repeats.compare()
         unmirrored = images[:: 2 if config.mirror else 1]
         write_review(inside / "review.html", bad_files, repeats, unmirrored, held_out)
+        save_json(inside / "names.json", names)
         save_json(inside / "repeats.json", repeats.named() if repeats else None)
         dataset = {
             "source": config.source,
+            "fit": config.fit,
+            "background": config.background,
             "found": found,
             "requested": config.count,
             "taken": taken,
@@ -114,17 +114,18 @@ def _split(
     train: "_Images",
     holdout: "_Images",
     repeats: Repeats | None,
-) -> dict[int, str]:
+) -> tuple[dict[int, str], dict[str, list[str]]]:
     """Share pictures out between the two arrays, until there are `wanted`.
 
     What cannot be used is replaced by the next one in the random order: `count` counts good images.
 
     Returns
     -------
-    dict
-        By number of the item: why it cannot be used.
+    tuple
+        By number of the item: why it cannot be used. By array: the name of each row.
     """
     bad: dict[int, str] = {}
+    names: dict[str, list[str]] = {"images": [], "holdout": []}
     with progress("prepare", wanted, "images") as advance:
         taken = 0
         for i, picture in pictures:
@@ -134,19 +135,34 @@ def _split(
             pixels, like = picture
             if holdout.count < config.holdout:
                 holdout.append(pixels)
+                names["holdout"].append(source.name(i))
                 if repeats and like:
                     repeats.hold_out(source.name(i), pixels, like)
             elif repeats and like and repeats.leaves_out(source.name(i), pixels, like):
                 continue
             else:
                 train.append(pixels)
+                names["images"].append(source.name(i))
                 if config.mirror:
                     train.append(np.ascontiguousarray(pixels[:, ::-1]))
+                    names["images"].append(source.name(i))
             taken += 1
             advance(1)
             if taken == wanted:
                 break
-    return bad
+    return bad, names
+
+
+def random_order(source: Source, seed: int) -> NDArray[np.int64]:
+    """Return the numbers of all items in an order that is random, but the same for the same names.
+
+    It is that of digests of the names. An image that is added takes its place between the others and leaves
+    them in their order, so no training image is held out later because others were added.
+    """
+    key = stream_seed(seed, "prepare", "order")
+    digests = (hashlib.sha256(f"{key}/{source.name(i)}".encode()).digest() for i in range(len(source.items)))
+    places = [int.from_bytes(digest[:8], "big") for digest in digests]
+    return np.argsort(np.array(places, np.uint64), kind="stable")
 
 
 def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str], repeats: Repeats | None) -> str:

@@ -12,7 +12,7 @@ from glann.prepare.listing import names_in
 from glann.prepare.reading import RowsOf
 from glann.prepare.settings import Prepare
 from glann.prepare.source import Source, files_of
-from glann.runtime.files import STAGES
+from glann.runtime.files import STAGES, cache_folder
 from glann.runtime.randomness import stream_seed
 
 
@@ -20,7 +20,7 @@ def find_images(config: Prepare, seed: int) -> Source:
     """Find the images that `config` names, and download them if necessary."""
     if config.source in SOURCES:
         return SOURCES[config.source](config, seed)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glann"
+    cache = cache_folder()
     with downloading(config.source, cache):
         return DOWNLOADED[config.source](cache)
 

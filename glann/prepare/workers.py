@@ -26,7 +26,8 @@ def in_order(
     """Yield ``function(job)`` for each job, in the order of the jobs, computed in worker processes.
 
     Only a few jobs are in progress at a time, so all jobs and results together may be larger than memory.
-    Closing the generator ends the workers; so does the end of this process, even if it is killed.
+    Closing the generator ends the workers when the jobs in progress are done. If this process ends or is
+    killed, they end too.
 
     Parameters
     ----------
@@ -42,6 +43,7 @@ def in_order(
         return
     todo = iter(jobs)
     waiting: deque[Future[Result]] = deque()
+    broken = False
     pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(os.getpid(),))
     try:
         waiting.extend(pool.submit(function, job) for job in islice(todo, 2 * processes))
@@ -49,12 +51,15 @@ def in_order(
             yield waiting.popleft().result()
             waiting.extend(pool.submit(function, job) for job in islice(todo, 1))
     except BrokenProcessPool:
+        broken = True
         raise GlannError(
             "a worker process died, probably because memory ran out; free some, or run on fewer cores, "
             "e.g. taskset -c 0 dvc repro; if it dies again, an image crashes the decoder: try half of them"
         ) from None
     finally:
-        pool.shutdown(kill_workers=True)
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(kill_workers=broken)  # killing workers that have work makes loky print a traceback
 
 
 def _begin(parent: int) -> None:

@@ -156,6 +156,11 @@ def load_json(path: str | Path) -> Any:
         raise DamagedFileError(path, f"not a json file ({str(error)[:150]})") from None
 
 
+def cache_folder() -> Path:
+    """Return the folder for what can be downloaded or computed again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "glann"
+
+
 def file_digest(path: str | Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with Path(path).open("rb") as file:

@@ -22,11 +22,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], config: Any = None) -> None:
     """Write tensors as safetensors, with `config` (any json value) and a digest in the header."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    copies = on_cpu(tensors)
     # A single entry, since the order of several is not fixed.
-    header = json.dumps({"config": config, "sha256": _digest(on_cpu, config)}, sort_keys=True)
+    header = json.dumps({"config": config, "sha256": digest_of(copies, config)}, sort_keys=True)
     with replacing(path) as temporary:
-        safetensors.torch.save_file(on_cpu, temporary, {"glann": header})
+        safetensors.torch.save_file(copies, temporary, {"glann": header})
+
+
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the CPU and contiguous in memory."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
@@ -45,7 +50,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], Any]:
     with _opened(path) as file:
         header = _header(file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if "sha256" in header and header["sha256"] != _digest(tensors, header.get("config")):
+    if "sha256" in header and header["sha256"] != digest_of(tensors, header.get("config")):
         raise DamagedFileError(path, "damaged: its content is not what was written (sha256 differs)")
     return tensors, header.get("config")
 
@@ -72,7 +77,8 @@ def _header(file: Any) -> dict[str, Any]:
     return header if isinstance(header, dict) else {}
 
 
-def _digest(tensors: Mapping[str, Tensor], config: Any) -> str:
+def digest_of(tensors: Mapping[str, Tensor], config: Any) -> str:
+    """Return the SHA-256 of tensors on the CPU and of a json value."""
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

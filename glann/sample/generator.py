@@ -1,7 +1,9 @@
 """The generator: mapping and decoder together, which is all that sampling needs."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +46,12 @@ class Generator:
         self.mapping = mapping.eval().to(execution.device)
         self.decoder = decoder.eval().to(execution.device)
         self.decoder.to(memory_format=torch.channels_last)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        made = self.decoder.architecture
+        return made.size, made.size, made.channels
 
     @classmethod
     def load(cls, path: str | Path, compute: Compute | None = None) -> "Generator":
@@ -88,7 +96,7 @@ class Generator:
 
     def stream(self, count: int, seed: int = 0, truncation: float = 1.0) -> Iterator[NDArray[np.uint8]]:
         """Yield the images of `sample` in blocks uint8 [b, h, w, c], so they need not fit into memory."""
-        return self._decoded(self.sample_latents(count, seed, truncation))
+        return self.decode_blocks(self.sample_latents(count, seed, truncation))
 
     def sample_latents(self, count: int, seed: int = 0, truncation: float = 1.0) -> Tensor:
         """Draw the latents of the images of `sample`: float32 [count, d] on the device."""
@@ -98,7 +106,7 @@ class Generator:
         e, d = self.mapping.architecture.noise_dim, self.mapping.architecture.latent_dim
         check_memory("sample", 4 * whole * (e + 3 * d), self.execution, f"the number of images ({count})")
         noise = noise_rows(0, whole, e, seed, "sample")
-        return self._in_blocks(lambda block: self.mapping(block, truncation), noise)[:count]
+        return self.map(noise, truncation)[:count]
 
     def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
         """Draw images between pairs of samples, by slerp of their noise (arXiv:1609.04468).
@@ -121,25 +129,47 @@ class Generator:
             raise GlannError(f"rows: {rows}; draw at least one row")
         if steps < 2:
             raise GlannError(f"steps: {steps}; an interpolation needs at least its two ends")
-        noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample") * truncation
+        noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample")
+        return self.between(noise[0::2], noise[1::2], steps, truncation)
+
+    def between(self, starts: Tensor, ends: Tensor, steps: int, truncation: float = 1.0) -> NDArray[np.uint8]:
+        """Draw images on the way from one noise to another.
+
+        Parameters
+        ----------
+        starts, ends
+            float32 [n, e].
+        steps
+            Images per way including both ends, 2 or more.
+        truncation
+            As in `sample`.
+
+        Returns
+        -------
+        NDArray
+            uint8 [n, steps, h, w, c].
+        """
+        rows, starts, ends = len(starts), starts * truncation, ends * truncation
+        needed = rows * steps * (math.prod(self.shape) + 16 * self.decoder.architecture.latent_dim)
+        check_memory("interpolation", needed, self.execution, f"the number of images ({rows * steps})")
         weights = torch.linspace(0, 1, steps)[None, :, None]
-        path = slerp(noise[0::2, None], noise[1::2, None], weights)  # => [rows, steps, e]
-        path[:, 0], path[:, -1] = noise[0::2], noise[1::2]
+        path = slerp(starts[:, None], ends[:, None], weights)  # => [n, steps, e]
+        path[:, 0], path[:, -1] = starts, ends
         unit = self._in_blocks(self.mapping.unit, path.flatten(0, 1)).unflatten(0, (rows, steps))
         # The nearest anchor changes abruptly along the way, so residuals turn smoothly from one end's to the
         # other's.
-        ends = [self._in_blocks(self.mapping.nearest_residual, unit[:, i]) for i in (0, -1)]
-        first, last = (min(truncation, 1.0) * end[:, None] for end in ends)
+        at_ends = [self._in_blocks(self.mapping.nearest_residual, unit[:, i]) for i in (0, -1)]
+        first, last = (min(truncation, 1.0) * residual[:, None] for residual in at_ends)
         residual = slerp(first, last, weights.to(unit.device))
         images = self.decode(self.mapping.from_unit(unit, residual).flatten(0, 1))
         return images.reshape(rows, steps, *images.shape[1:])
 
-    def map(self, noise: Tensor) -> Tensor:
-        """Map noise float32 [n, e] to latents float32 [n, d] on the device."""
+    def map(self, noise: Tensor, truncation: float = 1.0) -> Tensor:
+        """Map noise float32 [n, e] to latents float32 [n, d] on the device; for truncation see `sample`."""
         e = self.mapping.architecture.noise_dim
         if noise.ndim != 2 or noise.shape[1] != e or len(noise) == 0:
             raise GlannError(f"noise: expected [n, {e}], found {list(noise.shape)}")
-        return self._in_blocks(self.mapping, noise)
+        return self._in_blocks(lambda block: self.mapping(block, truncation), noise)
 
     @torch.no_grad()
     def _in_blocks(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
@@ -147,17 +177,21 @@ class Generator:
         blocks = _whole_blocks(rows.to(self.execution.device))
         return torch.cat([function(block) for block in blocks])[: len(rows)]
 
-    def decode(self, latents: Tensor) -> NDArray[np.uint8]:
-        """Project latents float32 [n, d] to the unit sphere and decode them to images uint8 [n, h, w, c]."""
-        return _collect(self._decoded(latents), len(latents))
+    def decode(self, latents: Tensor, quiet: bool = False) -> NDArray[np.uint8]:
+        """Project latents float32 [n, d] to the unit sphere and decode them to images uint8 [n, h, w, c].
 
-    def _decoded(self, latents: Tensor) -> Iterator[NDArray[np.uint8]]:
+        If `quiet`, no progress is shown.
+        """
+        return _collect(self.decode_blocks(latents, quiet), len(latents))
+
+    def decode_blocks(self, latents: Tensor, quiet: bool = False) -> Iterator[NDArray[np.uint8]]:
+        """Yield the images of `decode` in blocks uint8 [b, h, w, c], so they need not fit into memory."""
         d = self.decoder.architecture.latent_dim
         if latents.ndim != 2 or latents.shape[1] != d or len(latents) == 0:
             raise GlannError(f"latents: expected [n, {d}], found {list(latents.shape)}")
         latents = F.normalize(latents.to(self.execution.device), dim=1)
         left = len(latents)
-        with progress("decode", left, "images") as advance:
+        with nullcontext(lambda _: None) if quiet else progress("decode", left, "images") as advance:
             for block in _whole_blocks(latents):
                 with torch.no_grad(), self.execution.autocast():
                     pixels = self.decoder(block).float()

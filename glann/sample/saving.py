@@ -16,14 +16,17 @@ from glann.images.png import grid, save_png, save_png_quickly
 from glann.runtime.compute import cores
 from glann.runtime.files import check_writable, check_writable_folder, replacing
 from glann.runtime.npy import NpyWriter
+from glann.sample.animation import STEPS, save_animation
 from glann.sample.generator import Generator
 from glann.sample.settings import Sample
 
+MOST_MOVING, MOVING_BYTES = 8, 2**28  # the most rows and pixels of interpolation.webp
+ROW_HEIGHT = 192  # px, to about which it is enlarged
 WAITING = 256  # most images that wait to be written
 
 
 def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
-    """Write grid.png, interpolation.png and images/*.png into `folder`.
+    """Write grid.png, interpolation.png, interpolation.webp and images/*.png into `folder`.
 
     Parameters
     ----------
@@ -41,6 +44,10 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     save_images(images, folder / "images")
     save_png(folder / "grid.png", grid(images))
     save_png(folder / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
+    rows = max(1, min(config.interpolations, MOST_MOVING, MOVING_BYTES // (STEPS * images[0].nbytes)))
+    moving = generator.interpolate(rows, STEPS, config.seed, config.truncation)
+    there = [grid(moving[:, i], columns=rows) for i in range(STEPS)]
+    save_animation(folder / "interpolation.webp", np.stack([*there, *there[-2:0:-1]]), side=ROW_HEIGHT)
 
 
 def save_images(images: NDArray[np.uint8] | Iterable[NDArray[np.uint8]], out: str | Path) -> None:

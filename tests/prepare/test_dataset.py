@@ -1,6 +1,7 @@
 """Images become training images and a hold-out."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,8 @@ def test_every_image_of_a_tree_becomes_one_training_or_holdout_image(tmp_path):
     assert dataset.pop("sha256") == digests
     assert dataset == {
         "source": "folder",
+        "fit": "crop",
+        "background": [255, 255, 255],
         "found": 20,
         "requested": None,
         "taken": 20,
@@ -116,6 +119,19 @@ def test_a_script_without_a_main_guard_may_use_worker_processes(tmp_path):
     )
     ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
     assert ran.stdout == "1 2 3\n"
+
+
+def test_closing_early_ends_the_workers_without_a_word(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from glann.prepare.workers import in_order\n"
+        "for _ in range(5):\n"
+        "    results = in_order(abs, range(1000), processes=2)\n"
+        "    print(next(results))\n"
+        "    results.close()\n"
+    )
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, timeout=60)
+    assert (ran.stdout, ran.stderr) == ("0\n" * 5, "")
 
 
 def test_a_worker_that_is_killed_is_one_line():
@@ -240,3 +256,22 @@ def test_pictures_beside_the_results_and_in_folders_like_them_are_taken(tmp_path
     assert run(config("folder", "data/raw"), tmp_path / "a")[2]["taken"] == 6
     fill(tmp_path / "other/data/sample-faces", 4)
     assert run(config("folder", tmp_path / "other"), tmp_path / "b")[2]["taken"] == 4
+
+
+def test_added_images_never_move_others_into_the_holdout(tmp_path):
+    folder = fill(tmp_path / "in", 60)
+    _, before, _ = run(config("folder", folder, holdout=20), tmp_path / "before")
+    for i in range(40):
+        Image.new("L", (8, 8), 100 + i).save(folder / f"new{i}.png")
+    _, after, _ = run(config("folder", folder, holdout=20), tmp_path / "after")
+    known = set(greys(after)) & set(range(60))
+    assert known < set(greys(before)) and len(known) < 20
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_each_row_has_its_name(tmp_path, mirror):
+    folder = fill(tmp_path / "in", 10)
+    images, holdout, _ = run(config("folder", folder, mirror=mirror, repeats="keep"), tmp_path / "out")
+    names = json.loads((tmp_path / "out/names.json").read_text())
+    for array, key in ((images, "images"), (holdout, "holdout")):
+        assert [int(name.removesuffix(".png")) for name in names[key]] == greys(array)

@@ -123,7 +123,7 @@ def test_hidden_files_pipes_and_loops_are_passed_over(tmp_path):
     (tmp_path / "in/loop").symlink_to(tmp_path / "in")
     os.mkfifo(tmp_path / "in/pipe.png")
     (tmp_path / "in/alias.png").symlink_to("003.png")
-    images, holdout, dataset = run(config("folder", tmp_path / "in"), tmp_path / "out")
+    images, holdout, dataset = run(config("folder", tmp_path / "in", repeats="keep"), tmp_path / "out")
     assert sorted(greys(images, holdout)) == [0, 1, 2, 3, 3, 4]
     assert dataset["bad"] == 0
 

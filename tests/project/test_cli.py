@@ -61,7 +61,7 @@ def test_help_is_quick_and_imports_no_torch():
     started = time.monotonic()
     assert "fit-imle" in glann("--help").stdout
     assert time.monotonic() - started < 1
-    code = "import sys, glann.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, glann.cli.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -139,7 +139,43 @@ def test_samples_at_the_command_line_are_those_of_the_library(tmp_path: Path):
     )
 
 
-SAMPLE = ("sample", "--generator", "g.safetensors", "--out")
+OF = ("--generator", "g.safetensors")
+SAMPLE = ("sample", *OF, "--out")
+WALK = ("walk", *OF, "--out")
+
+
+def test_photographs_are_found_edited_and_animated(tmp_path: Path):
+    save_generator(tmp_path / "g.safetensors")
+    cache = str(tmp_path / "cache")
+    fill(tmp_path / "dark", 4)
+    for i in range(4):
+        Image.new("RGB", (20, 16), (200 + i, 220, 240)).save(tmp_path / f"{i}.jpg")
+
+    def runs(*arguments: object) -> str:
+        result = glann(*arguments, *OF, "--threads", "1", cwd=tmp_path, XDG_CACHE_HOME=cache)
+        assert result.returncode == 0 and result.stdout == "", result.stderr
+        return result.stderr.splitlines()[-1]
+
+    assert runs("project", "0.jpg", "dark", "--out", "found") == "5 pictures in found"
+    entries = json.loads((tmp_path / "found/projection.json").read_text())
+    assert [entry["file"] for entry in entries] == ["0.jpg", *(f"00{i}.png" for i in range(4))]
+    runs("project", "1.jpg", "--out", "found")  # replaces what was found before
+    assert np.load(tmp_path / "found/latents.npy").shape == (1, 4)
+    examples = np.random.default_rng(0).normal(size=(2, 20, 4)) + np.array([2.0, -2.0])[:, None, None]
+    for name, rows in zip(("has", "not"), examples.astype(np.float32), strict=True):
+        np.save(tmp_path / f"{name}.npy", rows)
+    runs("direction", "--with", "has.npy", "--without", "not.npy", "--name", "up", "--out", "u.safetensors")
+    said = runs("direction", "--kind", "principal", "--count", "2", "--out", "p.safetensors")
+    assert said == "2 directions in p.safetensors"
+    edited = ("edit", "u.safetensors", "p.safetensors", "--latents", "found/latents.npy")
+    said = runs(*edited, "--steps", "5", "--out", "strips.png")
+    assert said == "1 images along up, principal 1, principal 2, in strips.png"
+    assert Image.open(tmp_path / "strips.png").size == (2 + 5 * 18, 2 + 3 * 18)
+    runs(*edited, "--together", "up=2,principal 2=-1", "--out", "both.png")
+    both = np.asarray(Image.open(tmp_path / "both.png"))
+    assert both.shape[:2] == (20, 38) and not np.array_equal(both[2:18, 2:18], both[2:18, 20:36])
+    assert runs("walk", "--seeds", "1,2", "--steps", "3", "--out", "w.webp") == "6 pictures, 0.3 s, in w.webp"
+    assert Image.open(tmp_path / "w.webp").n_frames == 6
 
 
 @pytest.mark.parametrize(
@@ -187,6 +223,21 @@ SAMPLE = ("sample", "--generator", "g.safetensors", "--out")
             ["fit-imle", "whole.npy", "--out", "m.safetensors"],
             "whole.npy: expected floats [n, d], found int64",
         ),
+        ([*WALK, "a.avi"], "--out a.avi: use a name ending in .webp, .gif, .mp4"),
+        ([*WALK, "a.gif", "--rate", "60"], "--rate 60: browsers play a .gif at 50 or fewer"),
+        ([*WALK, "a.webp", "--seeds", "9" * 5000], "expected whole numbers separated by commas"),
+        (["project", "text.npy", "--out", "f", *OF], "text.npy: not an image file; name a picture"),
+        (["project", "text.npy", "--out", "data/glo", *OF], "--out data/glo: the pipeline puts its results"),
+        (["project", "text.npy", "--out", ".", *OF], "--out .: has a latents.npy of something else"),
+        (["direction", "--with", "folder", "--out", "d.safetensors", *OF], "--with, --without: name both"),
+        (["direction", "--kind", "odd", "--out", "d.safetensors", *OF], "--kind odd: use principal or"),
+        (
+            ["direction", "--with", "latents.npy", "--without", "latents.npy", "--out", "d.safetensors", *OF],
+            "latents.npy: latents of 3 numbers, but those of this model have 4",
+        ),
+        (["edit", "g.safetensors", "--out", "e.png", *OF], "g.safetensors: holds no directions"),
+        (["export", "--out", "g.tflite", *OF], "--out g.tflite: use a name ending in .onnx or .html"),
+        (["page", "--generator", "none"], "none: no such file; run dvc repro"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_no_file(arguments: list[str], message: str, tmp_path: Path):

@@ -28,7 +28,7 @@ from glann.runtime.randomness import stream
 from glann.sample.generator import Generator
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-FILE = re.compile(r"\.(damaged|html|json|lock|md|npy|png|pth|py|safetensors|yaml)$")
+FILE = re.compile(r"\.(damaged|html|json|lock|md|npy|png|webp|pth|py|safetensors|yaml)$")
 
 
 @pytest.mark.parametrize(

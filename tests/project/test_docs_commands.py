@@ -55,6 +55,18 @@ NOT_RUN = {
     "pip install tensorboard": ("needs the network", "grep tensorboard pyproject.toml"),
     "tensorboard --logdir watch/tensorboard": ("serves pages until it is stopped", "tensorboard --version"),
     "pip install .": ("needs the network", "grep '^pipeline = ' pyproject.toml"),
+    "pip install imageio-ffmpeg": ("needs the network", "grep imageio-ffmpeg pyproject.toml"),
+    "pip install -e '.[page]'": ("needs the network", "grep '^page = ' pyproject.toml"),
+    "pip install -e '.[export]'": ("needs the network", "grep '^export = ' pyproject.toml"),
+    "glann walk": ("names a command", "glann walk --help"),
+    "glann export": ("names a command", "glann export --help"),
+    "pip install -e '.[page,export]'": ("needs the network", "grep '^page = ' pyproject.toml"),
+    "glann page": ("serves pages until it is stopped", "glann page --help"),
+    "glann export --out generator.html": ("downloads onnxruntime-web", "glann export --help"),
+    "glann project": ("names a command", "glann project --help"),
+    "glann direction": ("names a command", "glann direction --help"),
+    "glann edit": ("names a command", "glann edit --help"),
+    "glann sample --seed 1": ("names what is shown", "glann sample --seed 1 --help"),
     "dvc cache dir DISK/cache": ("moves the cache of the other tests", "dvc cache dir --help"),
     "dvc config cache.type symlink": ("changes the cache of the other tests", "dvc config --help"),
     "dvc exp apply NAME": ("names an experiment", "dvc exp apply --help"),
@@ -100,6 +112,11 @@ class Reader:
         rng = np.random.default_rng(0)
         for i in range(80):
             Image.fromarray(rng.integers(0, 255, (20, 16, 3), np.uint8)).save(pictures / f"{i}.png")
+        Image.open(pictures / "0.png").save(self.project / "photo.jpg")
+        for name, numbers in {"smiling": range(5), "serious": range(5, 10)}.items():
+            (self.project / name).mkdir()
+            for i in numbers:
+                shutil.copy(pictures / f"{i}.png", self.project / name)
         np.save(self.project / "codes.npy", rng.normal(size=(20, 6)))
         np.save(self.project / "digits.npy", rng.integers(0, 255, (80, 28, 28), np.uint8))
         path = [str(folder / "bin"), str(environment / "bin"), os.environ["PATH"]]

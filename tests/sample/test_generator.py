@@ -7,16 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from small import small_generator
 
 import glann
 from glann.errors import GlannError
 from glann.images.png import grid
 from glann.imle.calibration import fit_range, keep_residuals
-from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
-from glann.networks.decoders.settings import Decoder
-from glann.networks.layers import initialize
-from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
-from glann.networks.mappings.settings import Mapping
+from glann.networks.mappings.network import MappingNetwork
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
 from glann.runtime.settings import Compute
@@ -28,13 +25,7 @@ from glann.sample.settings import Sample
 
 @pytest.fixture
 def generator(cpu: Execution) -> Generator:
-    mapping = MappingNetwork(
-        MappingArchitecture(config=Mapping(width=16, depth=1), noise_dim=4, latent_dim=8)
-    )
-    decoder = DecoderNetwork(DecoderArchitecture(config=Decoder(width=8), latent_dim=8, size=16, channels=3))
-    initialize(mapping, stream(0, "mapping"))
-    initialize(decoder, stream(0, "decoder"))
-    return Generator(mapping, decoder, cpu)
+    return small_generator(cpu)
 
 
 def test_equal_seeds_give_equal_pictures_and_the_first_of_more_are_the_same(generator: Generator):

@@ -34,7 +34,7 @@ class ModulatedDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Decode float [b, d] to float [b, c, size, size]."""
         style = F.silu(self.dense(latents * math.sqrt(latents.shape[1])))  # => [b, w0]
-        x = self.to_grid(style).view(len(style), -1, 4, 4)
+        x = self.to_grid(style).unflatten(1, (-1, 4, 4))
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks[0](x, style)
         for narrow, block in zip(self.narrow, self.blocks[1:], strict=True):

@@ -1,7 +1,8 @@
 """Decoders: latents float [b, d] on the unit sphere to images float [b, c, h, w] in [0, 1]."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from glann.networks.decoders.dcgan import DcganDecoder
 from glann.networks.decoders.infogan import InfoGanDecoder
 from glann.networks.decoders.modulated import ModulatedDecoder
-from glann.networks.decoders.settings import SIZES_MADE, Decoder
+from glann.networks.decoders.settings import SIZES_MADE, Decoder, Origin
 from glann.networks.decoders.smooth import SmoothDecoder
 from glann.runtime.settings import MOST_DIMENSIONS, Section
 from glann.runtime.tensors import load_network, save_tensors
@@ -31,6 +32,8 @@ class DecoderArchitecture(Section):
     channels: Literal[1, 3]
     latents: str = Field("", pattern="^([0-9a-f]{64})?$")
     """SHA-256 of the latents.npy that was trained with it"""
+    origin: Origin = Origin()
+    """how it was trained, for pictures that are projected later"""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -51,7 +54,7 @@ class DecoderNetwork(nn.Module):
         """Decode float [b, d] to float [b, c, size, size]."""
         return self.network(latents)
 
-    def save(self, path: str | Path, latents: str = "") -> None:
+    def save(self, path: str | Path, latents: str = "", prepared: Mapping[str, Any] | None = None) -> None:
         """Write weights and architecture as one safetensors file.
 
         Parameters
@@ -60,8 +63,12 @@ class DecoderNetwork(nn.Module):
             The file.
         latents
             SHA-256 of the latents.npy that belongs to this decoder, if there is one.
+        prepared
+            How its images were prepared: "fit" and "background". None: as the architecture says.
         """
-        architecture = self.architecture.model_copy(update={"latents": latents or self.architecture.latents})
+        origin = self.architecture.origin.model_copy(update=dict(prepared or {}))
+        update = {"latents": latents or self.architecture.latents, "origin": origin}
+        architecture = self.architecture.model_copy(update=update)
         save_tensors(path, self.state_dict(), architecture.model_dump())
 
     @classmethod

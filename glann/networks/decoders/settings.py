@@ -1,6 +1,6 @@
 """The settings of a decoder, `glo.decoder` in params.yaml."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -27,3 +27,14 @@ class Decoder(Section):
     paper: 64)"""
     batch_norm: bool = True
     """for infogan and dcgan: use batch normalisation (in the paper: true, except for cifar10)"""
+
+
+class Origin(Section):
+    """How the images of a decoder were prepared and compared in training: `prepare` and `glo.loss`."""
+
+    loss: Literal["l1", "laplacian", "perceptual"] = "laplacian"
+    levels: int = Field(4, ge=1, le=5)
+    pixel_weight: float = Field(1.0, ge=0)
+    texture: float = Field(0.0, ge=0)
+    fit: Literal["crop", "pad"] = "crop"
+    background: list[Annotated[int, Field(ge=0, le=255)]] = Field([255, 255, 255], min_length=3, max_length=3)

@@ -37,7 +37,7 @@ class SmoothDecoder(nn.Module):
     def forward(self, latents: Tensor) -> Tensor:
         """Decode float [b, d] to float [b, c, size, size]."""
         style = F.silu(self.dense(latents * math.sqrt(latents.shape[1])))  # => [b, w0]
-        x = self.to_grid(style).view(len(style), -1, self.start, self.start)
+        x = self.to_grid(style).unflatten(1, (-1, self.start, self.start))
         x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks[0](x, style)
         for narrow, detail, block in zip(self.narrow, self.maps, self.blocks[1:], strict=True):

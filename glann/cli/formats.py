@@ -1,0 +1,75 @@
+"""Commands that show a trained generator elsewhere: exported, or on a page."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glann.cli.app import Device, Precision, Threads, app, as_path, compute_of, path_option
+from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_generator
+from glann.errors import GlannError
+from glann.runtime.settings import Compute
+
+
+@app.command()
+def export(
+    out: Annotated[Path, path_option(help="a .onnx, or an .html that draws images in any browser")],
+    runtime: Annotated[
+        Path | None,
+        path_option(help="for .html: folder dist of the npm package onnxruntime-web; default: download it"),
+    ] = None,
+    generator: GeneratorFile = DEFAULT,
+) -> None:
+    """Write a trained generator in another format."""
+    check_generator(generator)
+    if out.suffix.lower() not in (".onnx", ".html"):
+        raise GlannError(f"--out {out}: use a name ending in .onnx or .html")
+
+    from glann.export.graph import export_onnx  # noqa: PLC0415
+    from glann.export.page import export_html  # noqa: PLC0415
+    from glann.runtime.files import check_writable  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+
+    check_writable(out)
+    model = Generator.load(generator, Compute(device="cpu", precision="float32"))
+    if out.suffix.lower() == ".onnx":
+        export_onnx(model, out)
+    else:
+        export_html(model, out, runtime)
+    print(f"{out.stat().st_size / 1e6:.1f} MB in {out}", file=sys.stderr)
+
+
+@app.command()
+def page(
+    directions: Annotated[
+        list[Path] | None, typer.Option(help="files of glann direction, for the sliders", parser=as_path)
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="127.0.0.1: this computer only; 0.0.0.0: all that can reach it")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="port of the page")] = 7860,
+    password: Annotated[str, typer.Option(help='what the user "glann" has to enter; default: nothing')] = "",
+    generator: GeneratorFile = DEFAULT,
+    data: DataFolder = Path("data"),
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Open a page in the browser over a trained generator: samples, walks, photographs, metrics."""
+    compute = compute_of(device, precision, threads)
+    check_generator(generator)
+    try:
+        from glann.page.app import launch  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        if error.name != "gradio":
+            raise
+        raise GlannError("page: needs the package gradio; run: pip install 'glann[page]'") from None
+    from glann.page.model import PageModel  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+
+    model = PageModel(Generator.load(generator, compute), data, str(weights) if weights else None, directions)
+    shown, address = launch(model, host, port, password)
+    print(f"the page is at {address}; Ctrl-C ends it", file=sys.stderr)
+    shown.block_thread()

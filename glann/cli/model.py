@@ -1,0 +1,35 @@
+"""What commands that use a trained generator share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glann.cli.app import path_option
+from glann.errors import GlannError
+
+DEFAULT = Path("data/imle/generator.safetensors")
+GeneratorFile = Annotated[Path, path_option("--generator", help="generator file written by the imle stage")]
+DataFolder = Annotated[
+    Path, path_option("--data", help="folder data of the training, if it is there: for better guesses")
+]
+Weights = Annotated[
+    Path | None,
+    path_option("--weights", help="VGG-16 weights, for a perceptual loss; default: download them"),
+]
+Truncation = Annotated[
+    float, typer.Option(min=0.01, max=10, help="below 1: images are more typical and less varied")
+]
+
+
+def check_generator(path: Path) -> None:
+    """Refuse a generator file that is not there.
+
+    Raises
+    ------
+    GlannError
+        If there is no file of that name.
+    """
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise GlannError(f"{path}: {what}; run dvc repro, or name a file with --generator")

@@ -1,0 +1,199 @@
+"""Commands for photographs, and for editing."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from glann.cli.app import Device, Precision, Threads, app, as_path, compute_of, path_option
+from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_generator
+from glann.errors import GlannError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from glann.editing.directions import Direction
+    from glann.projection.projector import Projector
+    from glann.sample.generator import Generator
+
+MOST_DRAWN = 4096  # images in one picture of edits
+
+
+@app.command()
+def project(
+    photos: Annotated[list[Path], typer.Argument(help="pictures, or folders of pictures", parser=as_path)],
+    out: Annotated[Path, path_option(help="a folder")],
+    generator: GeneratorFile = DEFAULT,
+    data: DataFolder = Path("data"),
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Find latents that reproduce photographs (inversion)."""
+    compute = compute_of(device, precision, threads)
+    check_generator(generator)
+
+    from glann.projection.photos import check_out, read_photos, save_projection  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+
+    check_out(out)
+    model = Generator.load(generator, compute)
+    names, pictures = read_photos(photos, model.decoder.architecture)
+    found = _projector(model, data, weights).project(pictures)
+    save_projection(out, names, pictures, found)
+    foreign = [name for name, entry in zip(names, found.foreign, strict=True) if entry]
+    told = f"; unlike anything that the model knows: {', '.join(foreign[:5])}" if foreign else ""
+    print(f"{len(names)} pictures in {out}{told}", file=sys.stderr)
+
+
+@app.command()
+def direction(
+    out: Annotated[Path, path_option(help="where to write directions, a .safetensors file")],
+    has: Annotated[
+        Path | None, path_option("--with", help="folder of pictures that have it, or latents .npy")
+    ] = None,
+    has_not: Annotated[
+        Path | None, path_option("--without", help="folder of pictures that do not, or latents .npy")
+    ] = None,
+    name: Annotated[str, typer.Option(help="what the pictures have")] = "learned",
+    kind: Annotated[str, typer.Option(help="without examples: principal or sensitive")] = "sensitive",
+    count: Annotated[int, typer.Option(min=1, max=1000, help="without examples: how many")] = 8,
+    generator: GeneratorFile = DEFAULT,
+    data: DataFolder = Path("data"),
+    weights: Weights = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Find directions in latent space, from examples or without."""
+    compute = compute_of(device, precision, threads)
+    check_generator(generator)
+    if (has is None) != (has_not is None):
+        raise GlannError("--with, --without: name both, or neither")
+    if kind not in ("principal", "sensitive"):
+        raise GlannError(f"--kind {kind[:60]}: use principal or sensitive")
+    if out.suffix != ".safetensors":
+        raise GlannError(f"--out {out}: name a .safetensors file")
+
+    from glann.editing import directions as found_by  # noqa: PLC0415
+    from glann.runtime.files import check_writable  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+
+    check_writable(out)
+    model = Generator.load(generator, compute)
+    latents = model.sample_latents(found_by.SAMPLES)
+    if has and has_not:
+        both = [_latents_of(model, path, data, weights) for path in (has, has_not)]
+        found = [found_by.learned(name, both[0], both[1], latents)]
+    elif kind == "principal":
+        found = found_by.principal(latents, count)
+    else:
+        found = found_by.sensitive(model, latents, count)
+    found_by.save_directions(out, found, model)
+    print(f"{len(found)} directions in {out}", file=sys.stderr)
+
+
+@app.command()
+def edit(
+    directions: Annotated[list[Path], typer.Argument(help="files of glann direction", parser=as_path)],
+    out: Annotated[Path, path_option(help="a .png")],
+    latents: Annotated[
+        Path | None, path_option(help="latents .npy, e.g. of glann project; default: samples")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="without --latents: the first images of these seeds")] = "0,1,2",
+    strength: Annotated[
+        float, typer.Option(min=0.01, max=20, help="how far to go both ways, in standard deviations")
+    ] = 2.0,
+    steps: Annotated[int, typer.Option(min=2, max=100, help="pictures per strip")] = 7,
+    together: Annotated[
+        str, typer.Option(help='apply several at once instead of strips, e.g. "smile=2,glasses=-1"')
+    ] = "",
+    generator: GeneratorFile = DEFAULT,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Move images along directions, and draw strips: a row per image and direction."""
+    compute = compute_of(device, precision, threads)
+    check_generator(generator)
+    if out.suffix.lower() != ".png":
+        raise GlannError(f"--out {out}: use a name ending in .png")
+
+    import torch  # noqa: PLC0415
+
+    from glann.editing.directions import load_directions, move, strips  # noqa: PLC0415
+    from glann.images.png import grid, save_png  # noqa: PLC0415
+    from glann.runtime.files import check_writable  # noqa: PLC0415
+    from glann.sample.animation import seeds_of  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+
+    check_writable(out)
+    chosen = [] if latents else seeds_of(seeds)
+    model = Generator.load(generator, compute)
+    known = [direction for path in directions for direction in load_directions(path, model)]
+    if latents:
+        rows = _load_latents(latents, model).cpu()
+    else:
+        rows = torch.cat([model.sample_latents(1, seed).cpu() for seed in chosen])
+    columns = 2 if together else steps
+    if len(rows) * len(known) * columns > MOST_DRAWN:
+        raise GlannError(f"--out {out}: more than {MOST_DRAWN:,} images; give fewer latents or directions")
+    if together:
+        moved = move(rows, known, _strengths(together, known))
+        images = model.decode(torch.stack([rows, moved], dim=1).flatten(0, 1))
+    else:
+        at = torch.linspace(-strength, strength, steps).tolist()
+        images = strips(model, rows, known, at).reshape(-1, *model.shape)
+    save_png(out, grid(images, columns))
+    print(
+        f"{len(rows)} images along {', '.join(direction.name for direction in known)}, in {out}",
+        file=sys.stderr,
+    )
+
+
+def _strengths(text: str, known: "list[Direction]") -> list[float]:
+    """Return a strength for each direction from "smile=2,glasses=-1"; 0 for those that are not named."""
+    wanted = {}
+    for part in text.split(","):
+        name, _, value = part.rpartition("=")
+        try:
+            wanted[name.strip()] = float(value)
+            if not abs(wanted[name.strip()]) <= 100:
+                raise ValueError
+        except ValueError:
+            raise GlannError(f'--together {text[:60]}: expected e.g. "smile=2,glasses=-1"') from None
+    names = [direction.name for direction in known]
+    if unknown := wanted.keys() - set(names):
+        raise GlannError(f"--together: no direction {min(unknown)[:60]!r}; there are: {', '.join(names)}")
+    return [wanted.get(name, 0.0) for name in names]
+
+
+def _projector(model: "Generator", data: Path, weights: Path | None) -> "Projector":
+    from glann.projection.photos import load_known  # noqa: PLC0415
+    from glann.projection.projector import Projector  # noqa: PLC0415
+
+    known = load_known(data, model.decoder.architecture)
+    return Projector(model, known, str(weights) if weights else None)
+
+
+def _latents_of(model: "Generator", path: Path, data: Path, weights: Path | None) -> "Tensor":
+    """Return latents from a file, or of the photographs in a folder."""
+    from glann.projection.photos import read_photos  # noqa: PLC0415
+
+    if path.suffix == ".npy":
+        return _load_latents(path, model)
+    _, pictures = read_photos([path], model.decoder.architecture)
+    return _projector(model, data, weights).project(pictures).latents
+
+
+def _load_latents(path: Path, model: "Generator") -> "Tensor":
+    from glann.runtime.npy import load_latents  # noqa: PLC0415
+
+    rows, d = load_latents(path), model.decoder.architecture.latent_dim
+    if rows.shape[1] != d:
+        raise GlannError(f"{path}: latents of {rows.shape[1]} numbers, but those of this model have {d}")
+    if not rows.isfinite().all() or not rows.norm(dim=1).min() > 0:
+        raise GlannError(f"{path}: a latent is zero or not finite")
+    return rows

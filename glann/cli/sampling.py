@@ -1,0 +1,65 @@
+"""Commands that draw samples."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glann.cli.app import Device, Precision, Threads, app, compute_of, path_option
+from glann.cli.model import DEFAULT, GeneratorFile, Truncation, check_generator
+from glann.runtime.settings import LARGEST
+
+
+@app.command()
+def sample(
+    out: Annotated[Path, path_option(help="a .png (grid), an .npy (array) or a folder (single PNGs)")],
+    count: Annotated[int, typer.Option(min=1, max=LARGEST, help="number of images")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="which images to draw")] = 0,
+    truncation: Truncation = 1.0,
+    generator: GeneratorFile = DEFAULT,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Draw images from a trained generator."""
+    compute = compute_of(device, precision, threads)
+    check_generator(generator)
+
+    from glann.sample.generator import Generator  # noqa: PLC0415
+    from glann.sample.saving import check_out, save_images  # noqa: PLC0415
+
+    check_out(out)
+    save_images(Generator.load(generator, compute).stream(count, seed, truncation), out)
+    others = sum(1 for _ in out.iterdir()) - count if out.is_dir() else 0
+    beside = f", beside {others} other files that were there before" if others else ""
+    print(f"{count} images in {out}{beside}", file=sys.stderr)
+
+
+@app.command()
+def walk(
+    out: Annotated[Path, path_option(help="a .webp, .gif or .mp4")],
+    seeds: Annotated[str, typer.Option(help="samples to visit: the first images of these seeds")] = "0,1,2,3",
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="pictures from one to the next")] = 30,
+    rate: Annotated[float, typer.Option(min=1, max=60, help="pictures per second")] = 20,
+    truncation: Truncation = 1.0,
+    generator: GeneratorFile = DEFAULT,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 2,
+) -> None:
+    """Animate the way from one sample to the next."""
+    compute = compute_of(device, precision, threads)
+    check_generator(generator)
+
+    from glann.runtime.files import check_writable  # noqa: PLC0415
+    from glann.sample.animation import check_ending, save_animation, seeds_of  # noqa: PLC0415
+    from glann.sample.animation import walk as frames_of  # noqa: PLC0415
+    from glann.sample.generator import Generator  # noqa: PLC0415
+
+    chosen = seeds_of(seeds)
+    check_ending(out, rate)
+    check_writable(out)
+    frames = frames_of(Generator.load(generator, compute), chosen, steps, truncation)
+    save_animation(out, frames, rate)
+    print(f"{len(frames)} pictures, {len(frames) / rate:.3g} s, in {out}", file=sys.stderr)

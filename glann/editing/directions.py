@@ -1,0 +1,195 @@
+"""Directions in latent space: found without examples, or learned from them.
+
+Principal directions are those of GANSpace (Härkönen et al., NeurIPS 2020, arXiv:2004.02546). Sensitive ones
+are the singular vectors of the decoder's Jacobian, as in Ramesh, Choi & LeCun (arXiv:1812.01161), averaged
+over latents. Learned ones are the normals of a linear classifier, as in InterFaceGAN (Shen et al., CVPR 2020,
+arXiv:1907.10786).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.errors import DamagedFileError, GlannError
+from glann.images.tensors import thumbnails
+from glann.runtime.progress import progress
+from glann.runtime.tensors import digest_of, load_tensors, on_cpu, save_tensors
+from glann.sample.generator import Generator
+
+SAMPLES = 4096  # from which directions and their spreads are measured
+BASES = 64  # latents at which the decoder's sensitivity is measured
+SMALL_STEP = 0.25  # standard deviations, for finite differences
+COMPARED_SIDE = 32  # px
+REGULARISATION = 0.1  # of the classifier: smaller values shrink its weights more
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction in the latent space of one decoder.
+
+    Attributes
+    ----------
+    name
+        What changes along it.
+    vector
+        float32 [d] of unit length.
+    spread
+        Standard deviation of the model's samples along it; strengths are multiples of it.
+    """
+
+    name: str
+    vector: Tensor
+    spread: float
+
+
+def principal(latents: Tensor, count: int) -> list[Direction]:
+    """Return the directions in which latents float32 [n, d] vary most, in decreasing order."""
+    centred = latents - latents.mean(dim=0)
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    spreads = sizes / len(latents) ** 0.5
+    return [
+        Direction(f"principal {i + 1}", _signed(axis), float(spread))
+        for i, (axis, spread) in enumerate(zip(axes[:count], spreads[:count], strict=True))
+    ]
+
+
+def sensitive(generator: Generator, latents: Tensor, count: int) -> list[Direction]:
+    """Return the directions along which drawn pictures change most per standard deviation of the latents.
+
+    Parameters
+    ----------
+    generator
+        The model.
+    latents
+        float32 [n, d]: samples, of which the first 64 are moved.
+    count
+        Number of directions, at most d.
+    """
+    bases = F.normalize(latents[:BASES], dim=1).cpu()
+    centred = (latents - latents.mean(dim=0)).cpu()
+    _, sizes, axes = torch.linalg.svd(centred, full_matrices=False)
+    moves = axes * (sizes / len(latents) ** 0.5)[:, None]  # [d, d]: principal directions, one deviation long
+    total = torch.zeros(len(moves), len(moves))
+    with progress("directions", len(bases), "latents") as advance:
+        for base in bases:
+            moved = torch.cat([base + SMALL_STEP * moves, base - SMALL_STEP * moves])
+            both = generator.decode(moved, quiet=True)
+            forward, backward = thumbnails(both, COMPARED_SIDE).chunk(2)
+            change = (forward - backward) / (2 * SMALL_STEP)  # => [d, pixels]
+            total += change @ change.T
+            advance(1)
+    _, vectors = torch.linalg.eigh(total)
+    mixed = vectors.flip(1)[:, :count].T @ moves  # => [count, d]
+    return [_direction(f"sensitive {i + 1}", _signed(vector), latents) for i, vector in enumerate(mixed)]
+
+
+def learned(name: str, has: Tensor, has_not: Tensor, latents: Tensor) -> Direction:
+    """Return the direction that tells two sets of latents apart: the normal of a logistic regression.
+
+    Parameters
+    ----------
+    name
+        What the first set has, and the second has not.
+    has, has_not
+        float32 [a, d] and [b, d].
+    latents
+        float32 [n, d]: samples of the model, which say how far a standard deviation is.
+
+    Raises
+    ------
+    GlannError
+        If a set is empty, or if both are the same.
+    """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (takes a second)
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    if not len(has) or not len(has_not):
+        raise GlannError(f"{name}: needs examples of both kinds, found {len(has)} and {len(has_not)}")
+    rows = F.normalize(torch.cat([has, has_not]).cpu(), dim=1).numpy()
+    wanted = np.repeat([1, 0], [len(has), len(has_not)])
+    scaler = StandardScaler().fit(rows)
+    model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
+    normal = model.fit(scaler.transform(rows), wanted).coef_[0] / scaler.scale_
+    if not np.abs(normal).max() > 0:
+        raise GlannError(f"{name}: the examples of both kinds are the same; use others")
+    return _direction(name, torch.from_numpy(normal).float(), latents)
+
+
+def _direction(name: str, vector: Tensor, latents: Tensor) -> Direction:
+    unit = F.normalize(vector.float().cpu(), dim=0)
+    return Direction(name, unit, float((latents.cpu() @ unit).std()))
+
+
+def _signed(vector: Tensor) -> Tensor:
+    """Turn a vector so that its largest coordinate is positive: its sign is arbitrary otherwise."""
+    return (vector * vector[vector.abs().argmax()].sign()).cpu()
+
+
+def move(latents: Tensor, directions: Sequence[Direction], strengths: Sequence[float]) -> Tensor:
+    """Move latents along several directions at once.
+
+    Parameters
+    ----------
+    latents
+        float32 [n, d]; they are normalised first.
+    directions, strengths
+        Which way, and how many standard deviations.
+
+    Returns
+    -------
+    Tensor
+        float32 [n, d] of unit length.
+    """
+    moved = F.normalize(latents, dim=1)
+    for direction, strength in zip(directions, strengths, strict=True):
+        moved = moved + strength * direction.spread * direction.vector.to(moved)
+    return F.normalize(moved, dim=1)
+
+
+def strips(
+    generator: Generator, latents: Tensor, directions: Sequence[Direction], strengths: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Draw latents float32 [n, d] along each direction: uint8 [n, directions, strengths, h, w, c]."""
+    moved = [move(latents, [direction], [at]) for direction in directions for at in strengths]
+    rows = torch.stack(moved, dim=1).flatten(0, 1)  # => [n * directions * strengths, d]
+    images = generator.decode(rows)
+    return images.reshape(len(latents), len(directions), len(strengths), *images.shape[1:])
+
+
+def save_directions(path: Path, directions: Sequence[Direction], generator: Generator) -> None:
+    """Write directions, and to which model they belong, as a safetensors file."""
+    tensors = {
+        "vectors": torch.stack([direction.vector for direction in directions]),
+        "spreads": torch.tensor([direction.spread for direction in directions]),
+    }
+    names = [direction.name for direction in directions]
+    save_tensors(path, tensors, {"names": names, "decoder": _digest(generator)})
+
+
+def _digest(generator: Generator) -> str:
+    return digest_of(on_cpu(generator.decoder.state_dict()), None)
+
+
+def load_directions(path: Path, generator: Generator) -> list[Direction]:
+    """Read a file of `save_directions`.
+
+    Raises
+    ------
+    GlannError
+        If the file is missing, damaged, something else, or belongs to another model.
+    """
+    tensors, config = load_tensors(path)
+    try:
+        vectors, spreads, names = tensors["vectors"], tensors["spreads"].tolist(), config["names"]
+        if config["decoder"] != _digest(generator):
+            raise GlannError(f"{path}: directions of another model; make them with glann direction")
+        rows = list(zip(names, vectors, spreads, strict=True))
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise DamagedFileError(path, "holds no directions; make some with glann direction") from None
+    return [Direction(str(name), vector.float(), float(spread)) for name, vector, spread in rows]

@@ -1,0 +1,134 @@
+"""What the page asks of a model, without the page; several people may ask at once."""
+
+import math
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from glann.editing.directions import SAMPLES, Direction, load_directions, move, sensitive
+from glann.errors import GlannError
+from glann.projection.photos import load_known, read_photos
+from glann.projection.projector import Projector
+from glann.runtime.randomness import noise_rows
+from glann.sample.animation import walk
+from glann.sample.generator import Generator, slerp
+
+DIRECTIONS = 6  # sliders, unless the user brings directions
+MOST_WALKED = 2**28  # bytes of an animation
+LIKE = 0.35  # of the way from a sample to others, where samples like it are drawn
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A grid: images uint8 [n, h, w, c], the noise float32 [n, e] that they come from, and its truncation."""
+
+    images: NDArray[np.uint8]
+    noise: Tensor
+    truncation: float
+
+
+class PageModel:
+    """A generator with what the page needs of it; slow parts are made when they are first used.
+
+    Parameters
+    ----------
+    generator
+        The trained generator.
+    data
+        The folder ``data`` of its training, if it is there.
+    weights
+        File of VGG-16's weights, if the decoder was trained with a perceptual loss. None: download them.
+    directions
+        Files of `glann direction`. None: the most sensitive directions.
+    """
+
+    def __init__(
+        self, generator: Generator, data: Path, weights: str | None, directions: list[Path] | None = None
+    ):
+        self.generator, self.data, self.weights = generator, data, weights
+        self._files = directions or []
+        self._lock = (
+            threading.Lock()
+        )  # networks run one call at a time: two would be slower than both in turn
+
+    def grid(self, count: int, seed: int, truncation: float) -> Drawn:
+        """Draw the images of `Generator.sample`."""
+        return self._drawn(noise_rows(0, count, self._noise_dim, seed, "sample"), truncation)
+
+    def more_like(self, drawn: Drawn, chosen: int, count: int, seed: int) -> Drawn:
+        """Draw one image of a grid again, and others like it."""
+        noise = drawn.noise[chosen : chosen + 1]
+        others = noise_rows(0, count, self._noise_dim, seed, "page", "more")
+        nearby = slerp(noise.expand_as(others), others, torch.tensor(LIKE))
+        return self._drawn(torch.cat([noise, nearby[1:]]), drawn.truncation)
+
+    def walk(self, seeds: list[int], steps: int, truncation: float) -> NDArray[np.uint8]:
+        """Draw the way from one sample to the next, uint8 [t, h, w, c].
+
+        Raises
+        ------
+        GlannError
+            If there are fewer than two seeds, or if these are too many pictures.
+        """
+        if len(seeds) * steps * math.prod(self.generator.shape) > MOST_WALKED:
+            raise GlannError("too many pictures: visit fewer seeds, or take fewer steps")
+        with self._lock:
+            return walk(self.generator, seeds, steps, truncation)
+
+    def find(self, photo: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor, float | None]:
+        """Put a photograph into the model.
+
+        Returns
+        -------
+        tuple
+            The photograph as it was prepared and what the model draws, both uint8 [h, w, c]; its latent
+            float32 [d]; the share of hold-out images that are nearer to the model, or None.
+        """
+        with self._lock:
+            _, pictures = read_photos([photo], self.generator.decoder.architecture)
+            found = self.projector.project(pictures[:1])
+        nearer = None if found.nearer is None else float(found.nearer[0])
+        return pictures[0], found.images[0], found.latents[0], nearer
+
+    def edited(self, latent: Tensor, strengths: list[float]) -> NDArray[np.uint8]:
+        """Move a latent float32 [d] along all directions, and draw it: uint8 [h, w, c]."""
+        with self._lock:
+            return self.generator.decode(move(latent[None], self.directions, strengths), quiet=True)[0]
+
+    def prepare_photographs(self) -> None:
+        """Do at once what else the first photograph would have to wait for.
+
+        Raises
+        ------
+        GlannError
+            If weights cannot be loaded, or if directions belong to another model.
+        """
+        assert self.projector and self.directions
+
+    @cached_property
+    def projector(self) -> Projector:
+        """Finds latents of photographs."""
+        known = load_known(self.data, self.generator.decoder.architecture)
+        return Projector(self.generator, known, self.weights)
+
+    @cached_property
+    def directions(self) -> list[Direction]:
+        """What the sliders change."""
+        if self._files:
+            return [way for path in self._files for way in load_directions(path, self.generator)]
+        return sensitive(self.generator, self.generator.sample_latents(SAMPLES), DIRECTIONS)
+
+    @property
+    def _noise_dim(self) -> int:
+        return self.generator.mapping.architecture.noise_dim
+
+    def _drawn(self, noise: Tensor, truncation: float) -> Drawn:
+        with self._lock:
+            images = self.generator.decode(self.generator.map(noise, truncation), quiet=True)
+        return Drawn(images, noise, truncation)

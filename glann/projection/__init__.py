@@ -1,0 +1,1 @@
+"""Latents for pictures that a model has never seen."""
