@@ -24,12 +24,12 @@ import gradio as gr
 from glann.errors import GlannError
 from glann.images.png import as_picture, grid
 from glann.page.model import Drawn, PageModel
-from glann.projection.projector import FOREIGN
 from glann.runtime.console import say
 from glann.runtime.files import load_json
 from glann.sample.animation import save_animation, seeds_of
 
 MOST = 64  # images of a grid
+GALLERY = 800  # px
 SIDE = 192  # px, to which images are enlarged
 LARGEST_UPLOAD = "20mb"
 CLEANED_EVERY, KEPT_FOR = 600, 3600  # seconds, for files of visitors
@@ -109,7 +109,7 @@ def _sample_tab(model: PageModel) -> None:
             draw = gr.Button("Draw", variant="primary")
             more = gr.Button("More like the chosen one", interactive=False)
             told = gr.Markdown("Click an image to choose it.")
-        gallery = gr.Gallery(columns=4, height="auto", allow_preview=False, show_label=False, scale=3)
+        gallery = gr.Gallery(columns=4, height=GALLERY, allow_preview=False, show_label=False, scale=3)
     shown, chosen = gr.State(), gr.State()
 
     def show(drawn: Drawn) -> tuple[Any, ...]:
@@ -174,11 +174,11 @@ def _photo_tab(model: PageModel) -> None:
         if not photo:
             raise GlannError("choose a photograph first")
         try:
-            picture, drawn, at, nearer = model.find(Path(photo))
+            picture, drawn, at, foreign = model.find(Path(photo))
         except GlannError as error:
             raise GlannError(str(error).replace(f"{photo}: ", "this file: ")) from None
         text = "Done; now move the sliders."
-        if nearer is not None and nearer >= FOREIGN:
+        if foreign:
             text = "Unlike anything that the model knows. Crop photographs as those that it was trained on."
         return _enlarged(grid(np.stack([picture, drawn]), 2)), _enlarged(drawn), at, text, *[0] * len(sliders)
 
@@ -213,7 +213,7 @@ def _model_tab(model: PageModel) -> None:
         with suppress(OSError), Image.open(folder / "plots" / name) as picture:
             pictures.append(picture.copy())
     if pictures:
-        gr.Gallery(pictures, columns=2, height="auto", show_label=False)
+        gr.Gallery(pictures, columns=1, height=GALLERY, object_fit="contain", show_label=False)
 
 
 def _with_messages(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -81,20 +81,19 @@ class PageModel:
         with self._lock:
             return walk(self.generator, seeds, steps, truncation)
 
-    def find(self, photo: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor, float | None]:
+    def find(self, photo: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor, bool]:
         """Put a photograph into the model.
 
         Returns
         -------
         tuple
             The photograph as it was prepared and what the model draws, both uint8 [h, w, c]; its latent
-            float32 [d]; the share of hold-out images that are nearer to the model, or None.
+            float32 [d]; whether it is foreign to the model.
         """
         with self._lock:
             _, pictures = read_photos([photo], self.generator.decoder.architecture)
             found = self.projector.project(pictures[:1])
-        nearer = None if found.nearer is None else float(found.nearer[0])
-        return pictures[0], found.images[0], found.latents[0], nearer
+        return pictures[0], found.images[0], found.latents[0], found.foreign[0]
 
     def edited(self, latent: Tensor, strengths: list[float]) -> NDArray[np.uint8]:
         """Move a latent float32 [d] along all directions, and draw it: uint8 [h, w, c]."""

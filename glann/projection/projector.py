@@ -31,7 +31,9 @@ GUESSES = 3  # per picture: that of a regression, and the latents of the most si
 ROUGH_STEPS, ROUGH_LR = 60, 0.05  # with all guesses, at half the size of the images
 FINE_STEPS, FINE_LR = 140, 0.02  # with the best of them
 BATCH_PIXELS = 32 * 64 * 64  # of all images that are optimised at once
-FOREIGN = 0.98  # of hold-out images have a smaller distance than a picture that is foreign to the model
+FOREIGN = (
+    1.25  # times the largest distance of a hold-out image, from which on a picture is foreign to the model
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,15 @@ class Projection:
     nearer
         Fraction of the hold-out images that have a smaller distance, float32 [n] from 0 to 1. None: there are
         too few hold-out images.
+    foreign
+        Whether each picture is much further from the model than all hold-out images are.
     """
 
     latents: Tensor
     images: NDArray[np.uint8]
     distances: NDArray[np.float32]
     nearer: NDArray[np.float32] | None
-
-    @property
-    def foreign(self) -> list[bool]:
-        """Whether each picture is further from the model than nearly all hold-out images are."""
-        if self.nearer is None:
-            return [False] * len(self.distances)
-        return [bool(share >= FOREIGN) for share in self.nearer]
+    foreign: list[bool]
 
 
 class Projector:
@@ -139,10 +137,11 @@ class Projector:
                 f"images: expected uint8 {['n', *self.shape]}, found {images.dtype} {[*images.shape]}"
             )
         latents, distances = self._found(images)
-        nearer = None
+        nearer, foreign = None, [False] * len(images)
         if len(self.reference):
             nearer = (np.searchsorted(self.reference, distances) / len(self.reference)).astype(np.float32)
-        return Projection(latents, self.generator.decode(latents), distances, nearer)
+            foreign = (distances > FOREIGN * self.reference[-1]).tolist()
+        return Projection(latents, self.generator.decode(latents, quiet=True), distances, nearer, foreign)
 
     def _found(self, images: NDArray[np.uint8]) -> tuple[Tensor, NDArray[np.float32]]:
         """Return latents, float32 [n, d] on the CPU, and distances, float32 [n]."""

@@ -78,6 +78,7 @@ def test_what_was_found_is_written_for_each_photograph(tmp_path: Path):
         255 - pictures,
         np.arange(10, dtype=np.float32),
         np.linspace(0, 1, 10, dtype=np.float32),
+        [False] * 9 + [True],
     )
     names = [f"{i}.jpg" for i in range(10)]
     save_projection(tmp_path / "out", names, pictures, found)
