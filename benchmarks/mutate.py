@@ -35,7 +35,7 @@ from glann.runtime.compute import Execution
 from glann.runtime.npy import load_latents, load_npy
 from glann.runtime.randomness import stream
 from glann.runtime.settings import Compute
-from glann.runtime.tensors import _digest, load_tensors
+from glann.runtime.tensors import digest_of, load_tensors
 from glann.sample.generator import Generator
 from glann.training.checkpoints import Checkpoints
 
@@ -153,7 +153,7 @@ def reseal(path: Path, draws: random.Random) -> None:
             tensors.pop(draws.choice([*tensors]))
     if draws.random() < 0.1:
         header = draws.choice([None, 3, [], "x", {"mapping": 1}])
-    sealed = json.dumps({"config": header, "sha256": _digest(tensors, header)})
+    sealed = json.dumps({"config": header, "sha256": digest_of(tensors, header)})
     safetensors.torch.save_file(tensors, path, {"glann": sealed})
 
 

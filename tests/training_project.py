@@ -38,7 +38,10 @@ def project(folder: Path, shapes: np.ndarray, changes: dict | None = None, **com
     images = np.pad(shapes, ((0, 0), (8, 8), (8, 8), (0, 0)))
     images = np.concatenate([images, images[:, ::-1]])[:80]
     save_npy(folder / "data/prepare/images.npy", images)
-    save_json(folder / "data/prepare/dataset.json", {"sha256": {"images.npy": digest_of_rows(images)}})
+    save_json(
+        folder / "data/prepare/dataset.json",
+        {"fit": "crop", "background": [255, 255, 255], "sha256": {"images.npy": digest_of_rows(images)}},
+    )
     return folder
 
 

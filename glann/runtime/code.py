@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
+NO_TRAINING = ("cli", "editing", "export", "inputs", "page", "projection")
+"""Folders of this package that no training uses."""
 
 
 def digests(folder: Path) -> dict[Path, str]:
@@ -34,12 +36,12 @@ AT_START = digests(PACKAGE)
 
 
 def digests_of_stage(stage: str, stages: tuple[str, ...]) -> list[str]:
-    """Return the digests of a stage's code: all folders of this package except those of other stages.
+    """Return the digests of a stage's code: all folders but those of other stages and `NO_TRAINING`.
 
     For a name that is none of `stages`, as a library user may choose, no folder is left out.
 
     Modules at the top level, such as the command line and presets, are not part of a stage.
     """
-    others = [other for other in stages if other != stage] if stage in stages else []
+    others = [*NO_TRAINING, *(other for other in stages if other != stage)] if stage in stages else []
     parts = ((path.relative_to(PACKAGE).parts, digest) for path, digest in AT_START.items())
     return [digest for path, digest in parts if len(path) > 1 and path[0] not in others]

@@ -28,7 +28,10 @@ def test_two_processes_compute_what_one_does(changes: dict, shapes: np.ndarray, 
                 np.load(one / "data/glo/latents.npy"), abs=1e-2
             )
             shutil.copytree(one / "data/glo", two / "data/glo", dirs_exist_ok=True)
-        assert losses(two, stage) == pytest.approx(losses(one, stage), rel=1e-4)
+        # A wrong mean over processes would show in the first epoch; later, batch normalisation lets the
+        # difference grow, by how much depends on the processor.
+        assert losses(two, stage)[:3] == pytest.approx(losses(one, stage)[:3], rel=1e-4)
+        assert losses(two, stage) == pytest.approx(losses(one, stage), rel=0.05)
     tensors, architecture = load_tensors(two / "data/imle/generator.safetensors")
     expected, same = load_tensors(one / "data/imle/generator.safetensors")
     assert architecture == same and tensors.keys() == expected.keys()

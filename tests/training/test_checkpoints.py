@@ -130,7 +130,7 @@ def test_a_checkpoint_belongs_to_the_code_of_its_stage_and_what_that_stands_on(
         "glo/losses.py": {"glo"},
         "imle/fit.py": {"imle"},
         "evaluate/metrics.py": set(),
-        "cli.py": set(),
+        "cli/app.py": set(),
         "training/course.py": {"glo", "imle"},
         "networks/layers.py": {"glo", "imle"},
     }.items():
