@@ -1,13 +1,15 @@
 """Commands that show a trained generator elsewhere: exported, or on a page."""
 
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, as_path, compute_of, path_option
-from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_generator
+from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_apart, check_generator
 from glann.errors import GlannError
 from glann.runtime.settings import Compute
 
@@ -25,6 +27,8 @@ def export(
     check_generator(generator)
     if out.suffix.lower() not in (".onnx", ".html"):
         raise GlannError(f"--out {out}: use a name ending in .onnx or .html")
+
+    check_apart(out)
 
     from glann.export.graph import export_onnx  # noqa: PLC0415
     from glann.export.page import export_html  # noqa: PLC0415
@@ -72,4 +76,6 @@ def page(
     model = PageModel(Generator.load(generator, compute), data, str(weights) if weights else None, directions)
     shown, address = launch(model, host, port, password)
     print(f"the page is at {address}; Ctrl-C ends it", file=sys.stderr)
-    shown.block_thread()
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    shown.close(verbose=False)

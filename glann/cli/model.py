@@ -7,6 +7,7 @@ import typer
 
 from glann.cli.app import path_option
 from glann.errors import GlannError
+from glann.runtime.files import STAGES
 
 DEFAULT = Path("data/imle/generator.safetensors")
 GeneratorFile = Annotated[Path, path_option("--generator", help="generator file written by the imle stage")]
@@ -20,6 +21,19 @@ Weights = Annotated[
 Truncation = Annotated[
     float, typer.Option(min=0.01, max=10, help="below 1: images are more typical and less varied")
 ]
+
+
+def check_apart(out: Path) -> None:
+    """Refuse to write where the pipeline puts its results.
+
+    Raises
+    ------
+    GlannError
+        If `out` is in one of these folders.
+    """
+    for stage in STAGES:
+        if out.resolve().is_relative_to(Path("data", stage).resolve()):
+            raise GlannError(f"--out {out}: the pipeline puts its results there; use another folder")
 
 
 def check_generator(path: Path) -> None:

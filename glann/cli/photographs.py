@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, as_path, compute_of, path_option
-from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_generator
+from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_apart, check_generator
 from glann.errors import GlannError
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from glann.projection.projector import Projector
     from glann.sample.generator import Generator
 
+IN_SETTINGS = "name the file in glo.loss.weights (evaluate.weights for features: vgg)"
+MOST_LISTED = 20  # names in a message
 MOST_DRAWN = 4096  # images in one picture of edits
 
 
@@ -38,12 +40,14 @@ def project(
     from glann.projection.photos import check_out, read_photos, save_projection  # noqa: PLC0415
     from glann.sample.generator import Generator  # noqa: PLC0415
 
-    check_out(out)
+    check_apart(out)
+    check_out(out, photos)
     model = Generator.load(generator, compute)
     names, pictures = read_photos(photos, model.decoder.architecture)
     found = _projector(model, data, weights).project(pictures)
     save_projection(out, names, pictures, found)
-    foreign = [name for name, entry in zip(names, found.foreign, strict=True) if entry]
+    marks = [False] * len(names) if found.foreign is None else found.foreign
+    foreign = [name for name, mark in zip(names, marks, strict=True) if mark]
     told = f"; unlike anything that the model knows: {', '.join(foreign[:5])}" if foreign else ""
     print(f"{len(names)} pictures in {out}{told}", file=sys.stderr)
 
@@ -76,12 +80,16 @@ def direction(
         raise GlannError(f"--kind {kind[:60]}: use principal or sensitive")
     if out.suffix != ".safetensors":
         raise GlannError(f"--out {out}: name a .safetensors file")
+    if not name.isprintable() or "," in name or "=" in name or not name.strip():
+        raise GlannError("--name: use a word, without commas and equals signs")
+    check_apart(out)
 
     from glann.editing import directions as found_by  # noqa: PLC0415
     from glann.runtime.files import check_writable  # noqa: PLC0415
     from glann.sample.generator import Generator  # noqa: PLC0415
 
     check_writable(out)
+    found_by.check_replaceable(out)
     model = Generator.load(generator, compute)
     latents = model.sample_latents(found_by.SAMPLES)
     if has and has_not:
@@ -120,10 +128,11 @@ def edit(
     check_generator(generator)
     if out.suffix.lower() != ".png":
         raise GlannError(f"--out {out}: use a name ending in .png")
+    check_apart(out)
 
     import torch  # noqa: PLC0415
 
-    from glann.editing.directions import load_directions, move, strips  # noqa: PLC0415
+    from glann.editing.directions import labelled, load_directions, move, strips  # noqa: PLC0415
     from glann.images.png import grid, save_png  # noqa: PLC0415
     from glann.runtime.files import check_writable  # noqa: PLC0415
     from glann.sample.animation import seeds_of  # noqa: PLC0415
@@ -133,6 +142,9 @@ def edit(
     chosen = [] if latents else seeds_of(seeds)
     model = Generator.load(generator, compute)
     known = [direction for path in directions for direction in load_directions(path, model)]
+    names = [direction.name for direction in known]
+    if len(set(names)) < len(names):
+        raise GlannError(f"directions: two have the same name; there are: {_listed(names)}")
     if latents:
         rows = _load_latents(latents, model).cpu()
     else:
@@ -141,16 +153,23 @@ def edit(
     if len(rows) * len(known) * columns > MOST_DRAWN:
         raise GlannError(f"--out {out}: more than {MOST_DRAWN:,} images; give fewer latents or directions")
     if together:
-        moved = move(rows, known, _strengths(together, known))
-        images = model.decode(torch.stack([rows, moved], dim=1).flatten(0, 1))
+        strengths = _strengths(together, known)
+        images = model.decode(torch.stack([rows, move(rows, known, strengths)], dim=1).flatten(0, 1))
+        save_png(out, grid(images, columns))
+        done = f"before and after {together}"
     else:
         at = torch.linspace(-strength, strength, steps).tolist()
-        images = strips(model, rows, known, at).reshape(-1, *model.shape)
-    save_png(out, grid(images, columns))
-    print(
-        f"{len(rows)} images along {', '.join(direction.name for direction in known)}, in {out}",
-        file=sys.stderr,
-    )
+        save_png(out, labelled(strips(model, rows, known, at), names, at))
+        done = f"along {_listed(names)}"
+    print(f"{_counted(len(rows), 'image')} {done}, in {out}", file=sys.stderr)
+
+
+def _listed(names: "list[str]") -> str:
+    return ", ".join(names[:MOST_LISTED]) + ", ..." * (len(names) > MOST_LISTED)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _strengths(text: str, known: "list[Direction]") -> list[float]:
@@ -158,6 +177,8 @@ def _strengths(text: str, known: "list[Direction]") -> list[float]:
     wanted = {}
     for part in text.split(","):
         name, _, value = part.rpartition("=")
+        if name.strip() in wanted:
+            raise GlannError(f"--together {text[:60]}: {name.strip()} is there twice")
         try:
             wanted[name.strip()] = float(value)
             if not abs(wanted[name.strip()]) <= 100:
@@ -166,7 +187,7 @@ def _strengths(text: str, known: "list[Direction]") -> list[float]:
             raise GlannError(f'--together {text[:60]}: expected e.g. "smile=2,glasses=-1"') from None
     names = [direction.name for direction in known]
     if unknown := wanted.keys() - set(names):
-        raise GlannError(f"--together: no direction {min(unknown)[:60]!r}; there are: {', '.join(names)}")
+        raise GlannError(f"--together: no direction {min(unknown)[:60]!r}; there are: {_listed(names)}")
     return [wanted.get(name, 0.0) for name in names]
 
 
@@ -174,8 +195,13 @@ def _projector(model: "Generator", data: Path, weights: Path | None) -> "Project
     from glann.projection.photos import load_known  # noqa: PLC0415
     from glann.projection.projector import Projector  # noqa: PLC0415
 
+    if weights and not weights.is_file():
+        raise GlannError(f"--weights {weights}: no such file")
     known = load_known(data, model.decoder.architecture)
-    return Projector(model, known, str(weights) if weights else None)
+    try:
+        return Projector(model, known, str(weights) if weights else None)
+    except GlannError as error:
+        raise GlannError(str(error).replace(IN_SETTINGS, "name the file with --weights")) from None
 
 
 def _latents_of(model: "Generator", path: Path, data: Path, weights: Path | None) -> "Tensor":

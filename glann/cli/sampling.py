@@ -7,8 +7,11 @@ from typing import Annotated
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, compute_of, path_option
-from glann.cli.model import DEFAULT, GeneratorFile, Truncation, check_generator
+from glann.cli.model import DEFAULT, GeneratorFile, Truncation, check_apart, check_generator
+from glann.errors import GlannError
 from glann.runtime.settings import LARGEST
+
+MOST_FRAMES = 10_000  # pictures of an animation
 
 
 @app.command()
@@ -58,6 +61,9 @@ def walk(
     from glann.sample.generator import Generator  # noqa: PLC0415
 
     chosen = seeds_of(seeds)
+    if len(chosen) * steps > MOST_FRAMES:
+        raise GlannError(f"--seeds, --steps: more than {MOST_FRAMES:,} pictures; visit fewer, or take fewer")
+    check_apart(out)
     check_ending(out, rate)
     check_writable(out)
     frames = frames_of(Generator.load(generator, compute), chosen, steps, truncation)

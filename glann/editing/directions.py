@@ -9,23 +9,28 @@ arXiv:1907.10786).
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from glann.errors import DamagedFileError, GlannError
+from glann.images.png import as_picture, grid
 from glann.images.tensors import thumbnails
 from glann.runtime.progress import progress
-from glann.runtime.tensors import digest_of, load_tensors, on_cpu, save_tensors
+from glann.runtime.tensors import digest_of, load_config, load_tensors, on_cpu, save_tensors
 from glann.sample.generator import Generator
 
 SAMPLES = 4096  # from which directions and their spreads are measured
 BASES = 64  # latents at which the decoder's sensitivity is measured
 SMALL_STEP = 0.25  # standard deviations, for finite differences
 COMPARED_SIDE = 32  # px
+FEWEST, FOLDS = 5, 5  # examples of a kind, and parts for cross-validation
+FONT_SIZE = 12  # px
 REGULARISATION = 0.1  # of the classifier: smaller values shrink its weights more
 
 
@@ -104,13 +109,15 @@ def learned(name: str, has: Tensor, has_not: Tensor, latents: Tensor) -> Directi
     Raises
     ------
     GlannError
-        If a set is empty, or if both are the same.
+        If a set has fewer than 5 rows, or if both are the same.
     """
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (takes a second)
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
-    if not len(has) or not len(has_not):
-        raise GlannError(f"{name}: needs examples of both kinds, found {len(has)} and {len(has_not)}")
+    if min(len(has), len(has_not)) < FEWEST:
+        raise GlannError(
+            f"{name}: needs {FEWEST} or more examples of both kinds, found {len(has)} and {len(has_not)}"
+        )
     rows = F.normalize(torch.cat([has, has_not]).cpu(), dim=1).numpy()
     wanted = np.repeat([1, 0], [len(has), len(has_not)])
     scaler = StandardScaler().fit(rows)
@@ -119,6 +126,29 @@ def learned(name: str, has: Tensor, has_not: Tensor, latents: Tensor) -> Directi
     if not np.abs(normal).max() > 0:
         raise GlannError(f"{name}: the examples of both kinds are the same; use others")
     return _direction(name, torch.from_numpy(normal).float(), latents)
+
+
+def told_apart(has: Tensor, has_not: Tensor) -> float:
+    """Return how well examples of one kind are told from those of the other, by others of the same kinds.
+
+    Returns
+    -------
+    float
+        The mean of the shares of both kinds that are recognised, cross-validated: .5 by chance, 1 at best.
+    """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+    from sklearn.model_selection import cross_val_score  # noqa: PLC0415
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
+
+    model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
+    rows = F.normalize(torch.cat([has, has_not]).cpu(), dim=1).numpy()
+    wanted = np.repeat([1, 0], [len(has), len(has_not)])
+    parts = min(FOLDS, len(has), len(has_not))
+    scores = cross_val_score(
+        make_pipeline(StandardScaler(), model), rows, wanted, cv=parts, scoring="balanced_accuracy"
+    )
+    return float(scores.mean())
 
 
 def _direction(name: str, vector: Tensor, latents: Tensor) -> Direction:
@@ -162,6 +192,42 @@ def strips(
     return images.reshape(len(latents), len(directions), len(strengths), *images.shape[1:])
 
 
+def labelled(
+    images: NDArray[np.uint8], names: Sequence[str], strengths: Sequence[float]
+) -> NDArray[np.uint8]:
+    """Lay strips out with the name of the direction before each row, and the strengths above.
+
+    Parameters
+    ----------
+    images
+        uint8 [n, directions, strengths, h, w, c], from `strips`.
+    names, strengths
+        Of the directions, and how far they were followed.
+
+    Returns
+    -------
+    NDArray
+        uint8 [height, width, c].
+    """
+    channels = images.shape[-1]
+    blocks = [as_picture(grid(block.reshape(-1, *images.shape[3:]), len(strengths))) for block in images]
+    font = ImageFont.load_default(FONT_SIZE)
+    left = max(round(font.getlength(name)) for name in names) + 2 * FONT_SIZE
+    gap, (width, height) = 2 * FONT_SIZE, blocks[0].size
+    canvas = Image.new("L" if channels == 1 else "RGB", (left + width, len(blocks) * (height + gap)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, block in enumerate(blocks):
+        top = gap + number * (height + gap)
+        canvas.paste(block, (left, top))
+        for i, strength in enumerate(strengths):
+            middle = left + (i + 0.5) * width / len(strengths)
+            pen.text((middle, top - FONT_SIZE / 2), f"{strength:+.1f}", "black", font, anchor="ms")
+        for i, name in enumerate(names):
+            middle = top + (i + 0.5) * height / len(names)
+            pen.text((left - FONT_SIZE, middle), name, "black", font, anchor="rm")
+    return np.asarray(canvas).reshape(canvas.height, canvas.width, channels)
+
+
 def save_directions(path: Path, directions: Sequence[Direction], generator: Generator) -> None:
     """Write directions, and to which model they belong, as a safetensors file."""
     tensors = {
@@ -185,11 +251,44 @@ def load_directions(path: Path, generator: Generator) -> list[Direction]:
         If the file is missing, damaged, something else, or belongs to another model.
     """
     tensors, config = load_tensors(path)
+    damaged = DamagedFileError(path, "holds no directions; make some with glann direction")
+    if not _are_directions(config) or not {"vectors", "spreads"} <= tensors.keys():
+        raise damaged
+    names, vectors, spreads = config["names"], tensors["vectors"], tensors["spreads"]
+    if config["decoder"] != _digest(generator):
+        raise GlannError(f"{path}: directions of another model; make them with glann direction")
+    shape = (len(names), generator.decoder.architecture.latent_dim)
+    numbers = vectors.is_floating_point() and spreads.is_floating_point()
+    if not numbers or vectors.shape != shape or spreads.shape != shape[:1] or not len(names):
+        raise damaged
+    if not (vectors.isfinite().all() and spreads.isfinite().all()):
+        raise damaged
+    rows = zip(names, vectors.float(), spreads.tolist(), strict=True)
+    return [Direction(name, vector, spread) for name, vector, spread in rows]
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a file that holds something else than directions, such as a generator.
+
+    Raises
+    ------
+    GlannError
+        If so.
+    """
+    if not path.exists():
+        return
     try:
-        vectors, spreads, names = tensors["vectors"], tensors["spreads"].tolist(), config["names"]
-        if config["decoder"] != _digest(generator):
-            raise GlannError(f"{path}: directions of another model; make them with glann direction")
-        rows = list(zip(names, vectors, spreads, strict=True))
-    except (KeyError, TypeError, ValueError, IndexError):
-        raise DamagedFileError(path, "holds no directions; make some with glann direction") from None
-    return [Direction(str(name), vector.float(), float(spread)) for name, vector, spread in rows]
+        if _are_directions(load_config(path)):
+            return
+    except GlannError:
+        pass
+    raise GlannError(f"--out {path}: holds something else; use another name")
+
+
+def _are_directions(config: Any) -> bool:
+    return (
+        isinstance(config, dict)
+        and config.keys() == {"names", "decoder"}
+        and isinstance(config["names"], list)
+        and all(isinstance(name, str) for name in config["names"])
+    )

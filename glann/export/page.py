@@ -14,7 +14,7 @@ from pathlib import Path
 
 from glann.errors import GlannError
 from glann.export.graph import export_onnx
-from glann.runtime.files import cache_folder, replacing
+from glann.runtime.files import cache_folder, file_digest, replacing
 from glann.sample.generator import Generator
 
 VERSION = "1.30.0"  # of onnxruntime-web
@@ -74,14 +74,19 @@ def _packed(content: bytes) -> str:
 def _runtime(folder: Path | None) -> tuple[bytes, bytes]:
     """Return the script and the binary of onnxruntime-web."""
     given, folder = folder, folder or cache_folder() / f"onnxruntime-web-{VERSION}"
-    if given is None and not all((folder / name).is_file() for name in (SCRIPT, BINARY)):
+    if given is None and not all(_is_genuine(folder / name) for name in (SCRIPT, BINARY)):
         _download(folder)
-    try:
-        return (folder / SCRIPT).read_bytes(), (folder / BINARY).read_bytes()
-    except OSError as error:
-        raise GlannError(
-            f"{error.filename}: {error.strerror}; name the folder dist of the npm package onnxruntime-web"
-        ) from None
+    for name in (SCRIPT, BINARY):
+        if not _is_genuine(folder / name):
+            raise GlannError(
+                f"--runtime {folder}: has no {name} of version {VERSION}; name the folder dist of the npm "
+                "package onnxruntime-web of this version"
+            )
+    return (folder / SCRIPT).read_bytes(), (folder / BINARY).read_bytes()
+
+
+def _is_genuine(path: Path) -> bool:
+    return path.is_file() and file_digest(path) == SHA256[path.name]
 
 
 def _download(folder: Path) -> None:

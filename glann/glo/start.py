@@ -19,7 +19,8 @@ from glann.runtime.processes import rank
 from glann.runtime.progress import progress
 
 SAME = 4 / 255  # mean absolute difference below which two reduced images show the same; resizing changes less
-COMPARED_AT_ONCE = 1024  # images
+FITTED = 20_000  # earlier images, at most, that the prediction is fitted to
+COMPARED = 2**24  # pairs of images that are compared at once
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,10 @@ def load_earlier(folder: str, latent_dim: int) -> Earlier:
             f"glo.start_from: {folder} has latents {list(earlier.latents.shape)} of {len(earlier.images)} "
             f"images, but glo.latent_dim is {latent_dim}; set it to {earlier.latents.shape[1]}"
         )
+    if earlier.images.dtype != np.uint8 or earlier.images.ndim != 4:
+        raise GlannError(f"glo.start_from: {images}: expected uint8 [n, h, w, c]")
+    if not earlier.latents.isfinite().all() or not earlier.latents.norm(dim=1).min() > 0:
+        raise GlannError(f"glo.start_from: {latents}: a latent is zero or not finite")
     return earlier
 
 
@@ -104,11 +109,13 @@ def _guessed(images: NDArray[np.uint8], earlier: Earlier) -> tuple[Tensor, int]:
         raise GlannError("glo.start_from: that run has another prepare.channels; set it to the same number")
     table = thumbnails(earlier.images, SIDE)
     given = torch.nn.functional.normalize(earlier.latents, dim=1)
-    predict = fit_latents(table, given)
+    rows = np.linspace(0, len(table) - 1, min(FITTED, len(table))).astype(np.int64)
+    predict = fit_latents(table[rows], given[rows])
+    at_once = max(1, COMPARED // len(table))
     latents, known = [], 0
     with progress("glo: images of the earlier run", len(images), "images") as advance:
-        for start in range(0, len(images), COMPARED_AT_ONCE):
-            some = thumbnails(images[start : start + COMPARED_AT_ONCE], SIDE)
+        for start in range(0, len(images), at_once):
+            some = thumbnails(images[start : start + at_once], SIDE)
             nearest = torch.cdist(some, table).argmin(dim=1)
             same = (some - table[nearest]).abs().mean(dim=1) < SAME
             latents.append(torch.where(same[:, None], given[nearest], predict(some)))

@@ -50,6 +50,8 @@ class _Networks(nn.Module):
 
 
 def _build(header: Any) -> _Networks:
+    if not isinstance(header, dict) or not {"mapping", "decoder"} <= header.keys():
+        raise ValueError("not a generator; name a generator.safetensors of the imle stage")
     return _Networks(
         MappingNetwork(MappingArchitecture.model_validate(header["mapping"])),
         DecoderNetwork(DecoderArchitecture.model_validate(header["decoder"])),

@@ -3,10 +3,12 @@
 import atexit
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def build(model: PageModel) -> gr.Blocks:
     with gr.Blocks(title="GLANN", analytics_enabled=False, delete_cache=(CLEANED_EVERY, KEPT_FOR)) as page:
         gr.Markdown("# GLANN")
         with gr.Tab("Sample"):
-            _sample_tab(model)
+            _sample_tab(model, page)
         with gr.Tab("Walk"):
             _walk_tab(model)
         with gr.Tab("Photo"):
@@ -76,6 +78,8 @@ def launch(model: PageModel, host: str, port: int, password: str = "") -> tuple[
     GlannError
         If the address cannot be used.
     """
+    if port and not _is_free(host, port):
+        raise GlannError(f"--host {host}, --port {port}: in use, or not of this computer; use another --port")
     page = build(model).queue(max_size=WAITING, default_concurrency_limit=2)
     try:
         _, address, _ = page.launch(
@@ -100,11 +104,19 @@ def launch(model: PageModel, host: str, port: int, password: str = "") -> tuple[
     return page, address
 
 
-def _sample_tab(model: PageModel) -> None:
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with socket.create_server((host, port)):
+            return True
+    except (OSError, OverflowError, UnicodeError):
+        return False
+
+
+def _sample_tab(model: PageModel, page: gr.Blocks) -> None:
     with gr.Row():
         with gr.Column(scale=1, min_width=220):
             seed = gr.Number(0, label="seed", precision=0, minimum=0)
-            truncation = gr.Slider(0.1, 1.5, 1.0, step=0.05, label="truncation: lower is more typical")
+            truncation = gr.Slider(0.1, 1.5, 1.0, step=0.05, label="truncation", info="lower: more typical")
             count = gr.Slider(1, MOST, 16, step=1, label="images")
             draw = gr.Button("Draw", variant="primary")
             more = gr.Button("More like the chosen one", interactive=False)
@@ -128,7 +140,7 @@ def _sample_tab(model: PageModel) -> None:
         return event.index, gr.Button(interactive=True), f"Image {event.index + 1} is chosen."
 
     outputs = [gallery, shown, chosen, more, told]
-    gr.on([draw.click, seed.submit], _with_messages(sample), [seed, truncation, count], outputs)
+    gr.on([page.load, draw.click, seed.submit], _with_messages(sample), [seed, truncation, count], outputs)
     more.click(_with_messages(more_like), [shown, chosen, seed, count], outputs)
     gallery.select(choose, None, [chosen, more, told])
 
@@ -145,7 +157,7 @@ def _walk_tab(model: PageModel) -> None:
             saved = gr.File(label="animation", interactive=False)
 
     def walk(seeds: str, steps: float, truncation: float) -> tuple[str, str]:
-        frames = model.walk(seeds_of(seeds), max(1, int(steps)), truncation)
+        frames = model.walk(seeds_of(seeds or ""), max(1, int(steps)), truncation)
         path = Path(tempfile.mkdtemp(dir=UPLOADS)) / "walk.webp"
         save_animation(path, frames)
         return str(path), str(path)
@@ -157,7 +169,8 @@ def _photo_tab(model: PageModel) -> None:
     try:
         model.prepare_photographs()
     except GlannError as error:  # such as weights that cannot be downloaded; the other tabs need none
-        gr.Markdown(f"Photographs cannot be found in this model: {error}")
+        say(f"page: {error}")
+        gr.Markdown("Photographs cannot be found in this model; the terminal of the page says why.")
         return
     latent = gr.State()
     with gr.Row():
@@ -203,15 +216,18 @@ def _model_tab(model: PageModel) -> None:
             name: row for name, row in load_json(folder / "metrics.json").items() if isinstance(row, dict)
         }
     if not rows:
-        gr.Markdown(f"There are no metrics in {folder}.")
+        gr.Markdown("There are no metrics of this model.")
         return
     columns = [*dict.fromkeys(column for row in rows.values() for column in row)]
     table = [[name, *(_short(row.get(column)) for column in columns)] for name, row in rows.items()]
     gr.Dataframe(table, headers=["images", *columns], interactive=False)
     pictures = []
     for name in PICTURES:
-        with suppress(OSError), Image.open(folder / "plots" / name) as picture:
-            pictures.append(picture.copy())
+        path = folder / "plots" / name
+        with suppress(Exception):  # of whatever kind: the page can do without
+            if path.is_file():
+                with Image.open(path) as picture:
+                    pictures.append(picture.copy())
     if pictures:
         gr.Gallery(pictures, columns=1, height=GALLERY, object_fit="contain", show_label=False)
 
@@ -245,7 +261,8 @@ def _count(value: float) -> int:
 
 
 def _short(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, int | float) else value
+    short = f"{value:.4g}" if isinstance(value, float) else str(value)[:20]
+    return float(short) if isinstance(value, float) and isfinite(value) else short
 
 
 def _enlarged(image: NDArray[np.uint8]) -> Image.Image:

@@ -20,7 +20,7 @@ from glann.sample.animation import walk
 from glann.sample.generator import Generator, slerp
 
 DIRECTIONS = 6  # sliders, unless the user brings directions
-MOST_WALKED = 2**28  # bytes of an animation
+MOST_FRAMES, MOST_WALKED = 600, 2**28  # pictures, and bytes, of an animation
 LIKE = 0.35  # of the way from a sample to others, where samples like it are drawn
 
 
@@ -76,7 +76,8 @@ class PageModel:
         GlannError
             If there are fewer than two seeds, or if these are too many pictures.
         """
-        if len(seeds) * steps * math.prod(self.generator.shape) > MOST_WALKED:
+        frames = len(seeds) * steps
+        if frames > MOST_FRAMES or frames * math.prod(self.generator.shape) > MOST_WALKED:
             raise GlannError("too many pictures: visit fewer seeds, or take fewer steps")
         with self._lock:
             return walk(self.generator, seeds, steps, truncation)
@@ -93,7 +94,7 @@ class PageModel:
         with self._lock:
             _, pictures = read_photos([photo], self.generator.decoder.architecture)
             found = self.projector.project(pictures[:1])
-        return pictures[0], found.images[0], found.latents[0], found.foreign[0]
+        return pictures[0], found.images[0], found.latents[0], bool(found.foreign and found.foreign[0])
 
     def edited(self, latent: Tensor, strengths: list[float]) -> NDArray[np.uint8]:
         """Move a latent float32 [d] along all directions, and draw it: uint8 [h, w, c]."""

@@ -1,6 +1,7 @@
 """Reading photographs for a model, and writing what was found for them."""
 
 import os
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from glann.prepare.reading import decode_all, decode_file
 from glann.prepare.settings import Prepare
 from glann.projection.projector import Known, Projection
 from glann.runtime.console import say
-from glann.runtime.files import STAGES, all_or_none, check_writable_folder, file_digest, save_json
+from glann.runtime.files import all_or_none, check_writable_folder, file_digest, load_json, save_json
 from glann.runtime.npy import load_latents, load_npy, save_npy
 
 IN_A_ROW, MOST_SHOWN = 8, 64  # photographs in projection.png
@@ -90,21 +91,39 @@ def load_known(data: Path, model: DecoderArchitecture) -> Known | None:
     return Known(load_npy(images, mmap=True), load_latents(latents), load_npy(holdout, mmap=True))
 
 
-def check_out(out: Path) -> None:
-    """Refuse a folder that cannot be written to, or whose files are not those of an earlier projection.
+def check_out(out: Path, photos: Sequence[Path]) -> None:
+    """Refuse a folder that cannot be written to, that has files of others, or that has photographs.
 
     Raises
     ------
     GlannError
         If so.
     """
-    for stage in STAGES:
-        if out.resolve().is_relative_to(Path("data", stage).resolve()):
-            raise GlannError(f"--out {out}: the pipeline puts its results there; use another folder")
-    there = [name for name in WRITTEN if (out / name).exists()]
-    if there and not (out / "projection.json").is_file():
+    for photo in photos:
+        if photo.is_dir() and (_inside(out, photo) or _inside(photo, out)):
+            raise GlannError(f"--out {out}: lies in {photo}, or the reverse; use another folder")
+    there = [name for name in WRITTEN if os.path.lexists(out / name)]
+    if there and not _is_ours(out):
         raise GlannError(f"--out {out}: has a {there[0]} of something else; use another folder")
     check_writable_folder(out, out)
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_ours(out: Path) -> bool:
+    """Return whether a folder has what `save_projection` writes, and nothing else under these names."""
+    drawn, files = out / "reconstructions", [out / name for name in WRITTEN if name != "reconstructions"]
+    if drawn.is_symlink() or not drawn.is_dir() or not all(path.is_file() for path in files):
+        return False
+    if any(not re.fullmatch(r"\d{5,}\.png", path.name) for path in drawn.iterdir()):
+        return False
+    try:
+        entries = load_json(out / "projection.json")
+        return all(entry.keys() == {"file", "distance", "nearer", "foreign"} for entry in entries)
+    except (GlannError, AttributeError, TypeError):
+        return False
 
 
 def save_projection(
@@ -126,7 +145,7 @@ def save_projection(
             "file": name,
             "distance": round(float(projection.distances[i]), 4),
             "nearer": None if projection.nearer is None else round(float(projection.nearer[i]), 3),
-            "foreign": projection.foreign[i],
+            "foreign": None if projection.foreign is None else projection.foreign[i],
         }
         for i, name in enumerate(names)
     ]

@@ -69,14 +69,14 @@ class Projection:
         Fraction of the hold-out images that have a smaller distance, float32 [n] from 0 to 1. None: there are
         too few hold-out images.
     foreign
-        Whether each picture is much further from the model than all hold-out images are.
+        Whether each picture is much further from the model than all hold-out images are. None: as above.
     """
 
     latents: Tensor
     images: NDArray[np.uint8]
     distances: NDArray[np.float32]
     nearer: NDArray[np.float32] | None
-    foreign: list[bool]
+    foreign: list[bool] | None
 
 
 class Projector:
@@ -137,18 +137,18 @@ class Projector:
                 f"images: expected uint8 {['n', *self.shape]}, found {images.dtype} {[*images.shape]}"
             )
         latents, distances = self._found(images)
-        nearer, foreign = None, [False] * len(images)
+        nearer, foreign = None, None
         if len(self.reference):
             nearer = (np.searchsorted(self.reference, distances) / len(self.reference)).astype(np.float32)
             foreign = (distances > FOREIGN * self.reference[-1]).tolist()
         return Projection(latents, self.generator.decode(latents, quiet=True), distances, nearer, foreign)
 
-    def _found(self, images: NDArray[np.uint8]) -> tuple[Tensor, NDArray[np.float32]]:
+    def _found(self, images: NDArray[np.uint8], title: str = "project") -> tuple[Tensor, NDArray[np.float32]]:
         """Return latents, float32 [n, d] on the CPU, and distances, float32 [n]."""
         latents, distances = [], []
         size = max(1, BATCH_PIXELS // images[0, :, :, 0].size // GUESSES)  # pictures in a batch
         batches = -(-len(images) // size)
-        with progress("project", batches * (ROUGH_STEPS + FINE_STEPS), "steps") as advance:
+        with progress(title, batches * (ROUGH_STEPS + FINE_STEPS), "steps") as advance:
             for start in range(0, len(images), size):
                 part = images[start : start + size]
                 targets = to_float(upload(part, self.execution))
@@ -219,7 +219,7 @@ class Projector:
         path = cache_folder() / "projection" / f"{key}.safetensors"
         with suppress(GlannError, KeyError, OSError):
             return load_tensors(path)[0]["distances"].numpy()
-        distances = np.sort(self._found(holdout)[1])
+        distances = np.sort(self._found(holdout, "project: hold-out images, once")[1])
         with suppress(OSError, GlannError):  # they can be measured again
             save_tensors(path, {"distances": torch.from_numpy(distances)})
         return distances

@@ -10,6 +10,7 @@ from small import small_generator
 
 from glann.editing.directions import (
     Direction,
+    labelled,
     learned,
     load_directions,
     move,
@@ -17,6 +18,7 @@ from glann.editing.directions import (
     save_directions,
     sensitive,
     strips,
+    told_apart,
 )
 from glann.errors import GlannError
 from glann.runtime.compute import Execution
@@ -58,10 +60,26 @@ def test_a_direction_is_learned_from_examples():
     way = learned("up", latents[has], latents[~has], latents)
     assert way.name == "up" and way.vector[3] > 0.95
     assert way.spread == pytest.approx(float(latents[:, 3].std()), rel=0.1)
-    with pytest.raises(GlannError, match="up: needs examples of both kinds, found 0 and"):
+    with pytest.raises(GlannError, match="up: needs 5 or more examples of both kinds, found 0 and"):
         learned("up", latents[:0], latents, latents)
     with pytest.raises(GlannError, match="up: the examples of both kinds are the same"):
         learned("up", latents, latents, latents)
+
+
+def test_it_is_measured_how_well_examples_are_told_apart():
+    latents = spread([1.0] * 6, 200)
+    assert told_apart(latents[latents[:, 3] > 0.5], latents[latents[:, 3] < -0.5]) > 0.9
+    assert 0.3 < told_apart(latents[:60], latents[60:]) < 0.7  # nothing tells them apart
+
+
+def test_strips_are_laid_out_with_their_names_and_strengths():
+    images = np.random.default_rng(0).integers(0, 200, (2, 3, 5, 16, 16, 1), np.uint8)
+    picture = labelled(images, ["a", "direction", "b"], [-2, -1, 0, 1, 2])
+    assert picture.shape[2] == 1 and picture.shape[0] == 2 * (3 * 18 + 2 + 24)
+    left = picture.shape[1] - (5 * 18 + 2)
+    top = 24 + (3 * 18 + 2 + 24) + 2 + 18  # the second image, its second direction
+    assert np.array_equal(picture[top : top + 16, left + 2 + 36 : left + 2 + 52], images[1, 1, 2])
+    assert (picture[24:80, :left] < 128).any() and (picture[:22, left:] < 128).any()  # something is written
 
 
 def test_moving_keeps_to_the_sphere_and_adds_up():
