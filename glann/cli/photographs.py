@@ -49,7 +49,9 @@ def project(
     marks = [False] * len(names) if found.foreign is None else found.foreign
     foreign = [name for name, mark in zip(names, marks, strict=True) if mark]
     told = f"; unlike anything that the model knows: {', '.join(foreign[:5])}" if foreign else ""
-    print(f"{len(names)} pictures in {out}{told}", file=sys.stderr)
+    if found.foreign is None:
+        told = "; without hold-out images, it is not known whether they are foreign to the model"
+    print(f"{_counted(len(names), 'picture')} in {out}{told}", file=sys.stderr)
 
 
 @app.command()
@@ -95,12 +97,18 @@ def direction(
     if has and has_not:
         both = [_latents_of(model, path, data, weights) for path in (has, has_not)]
         found = [found_by.learned(name, both[0], both[1], latents)]
+        share = found_by.told_apart(both[0], both[1])
+        print(
+            f"{name}: {len(both[0])} examples with, {len(both[1])} without; others of their kind are told "
+            f"apart in {100 * share:.0f} % of cases (by chance: 50 %)",
+            file=sys.stderr,
+        )
     elif kind == "principal":
         found = found_by.principal(latents, count)
     else:
         found = found_by.sensitive(model, latents, count)
     found_by.save_directions(out, found, model)
-    print(f"{len(found)} directions in {out}", file=sys.stderr)
+    print(f"{_counted(len(found), 'direction')} in {out}", file=sys.stderr)
 
 
 @app.command()

@@ -25,6 +25,7 @@ from glann.params import Params
 from glann.presets import PRESETS
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
+from glann.export.graph import export_onnx
 from glann.sample.generator import Generator
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -35,7 +36,7 @@ FILE = re.compile(r"\.(damaged|html|json|lock|md|npy|png|webp|pth|py|safetensors
     ("page", "checked"),
     # how many comments are checked at least, so that none gets lost unseen
     [
-        (page, {"README.md": 2, "library.md": 8}[page.name])
+        (page, {"README.md": 2, "library.md": 8, "using.md": 1}[page.name])
         for page in PAGES
         if "```python" in page.read_text()
     ],
@@ -43,6 +44,7 @@ FILE = re.compile(r"\.(damaged|html|json|lock|md|npy|png|webp|pth|py|safetensors
 )
 def test_the_python_of_a_page_runs_as_one_program(page: Path, checked: int, cpu: Execution, tmp_path: Path):
     tiny_generator(cpu).save(tmp_path / "data/imle/generator.safetensors")  # README presumes a finished run
+    export_onnx(Generator.load(tmp_path / "data/imle/generator.safetensors"), tmp_path / "generator.onnx")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     text = program(page)
     assert text.count("check_") - CHECKS.count("check_") >= checked
