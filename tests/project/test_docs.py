@@ -16,6 +16,7 @@ from pages import CHECKS, PAGES, code_spans, commands, program, tokens, with_che
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
+from glann.export.graph import export_onnx
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import Decoder
 from glann.networks.layers import initialize
@@ -25,7 +26,6 @@ from glann.params import Params
 from glann.presets import PRESETS
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
-from glann.export.graph import export_onnx
 from glann.sample.generator import Generator
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
