@@ -55,6 +55,7 @@ NOT_RUN = {
     "pip install tensorboard": ("needs the network", "grep tensorboard pyproject.toml"),
     "tensorboard --logdir watch/tensorboard": ("serves pages until it is stopped", "tensorboard --version"),
     "pip install .": ("needs the network", "grep '^pipeline = ' pyproject.toml"),
+    "pip install onnxruntime": ("needs the network", "grep onnxruntime pyproject.toml"),
     "pip install imageio-ffmpeg": ("needs the network", "grep imageio-ffmpeg pyproject.toml"),
     "pip install -e '.[page]'": ("needs the network", "grep '^page = ' pyproject.toml"),
     "pip install -e '.[export]'": ("needs the network", "grep '^export = ' pyproject.toml"),
