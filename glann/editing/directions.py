@@ -221,7 +221,9 @@ def labelled(
         canvas.paste(block, (left, top))
         for i, strength in enumerate(strengths):
             middle = left + (i + 0.5) * width / len(strengths)
-            pen.text((middle, top - FONT_SIZE / 2), f"{strength:+.1f}", "black", font, anchor="ms")
+            pen.text(
+                (middle, top - FONT_SIZE / 2), f"{round(strength, 1) + 0.0:+.1f}", "black", font, anchor="ms"
+            )
         for i, name in enumerate(names):
             middle = top + (i + 0.5) * height / len(names)
             pen.text((left - FONT_SIZE, middle), name, "black", font, anchor="rm")
