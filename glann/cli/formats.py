@@ -27,7 +27,6 @@ def export(
     check_generator(generator)
     if out.suffix.lower() not in (".onnx", ".html"):
         raise GlannError(f"--out {out}: use a name ending in .onnx or .html")
-
     check_apart(out)
 
     from glann.export.graph import export_onnx  # noqa: PLC0415
@@ -73,7 +72,7 @@ def page(
     from glann.page.model import PageModel  # noqa: PLC0415
     from glann.sample.generator import Generator  # noqa: PLC0415
 
-    model = PageModel(Generator.load(generator, compute), data, str(weights) if weights else None, directions)
+    model = PageModel(Generator.load(generator, compute), data, weights, directions)
     shown, address = launch(model, host, port, password)
     print(f"the page is at {address}; Ctrl-C ends it", file=sys.stderr)
     with suppress(KeyboardInterrupt):

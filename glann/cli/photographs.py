@@ -14,10 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from glann.editing.directions import Direction
-    from glann.projection.projector import Projector
     from glann.sample.generator import Generator
 
-IN_SETTINGS = "name the file in glo.loss.weights (evaluate.weights for features: vgg)"
 MOST_LISTED = 20  # names in a message
 MOST_DRAWN = 4096  # images in one picture of edits
 
@@ -37,14 +35,19 @@ def project(
     compute = compute_of(device, precision, threads)
     check_generator(generator)
 
-    from glann.projection.photos import check_out, read_photos, save_projection  # noqa: PLC0415
+    from glann.projection.photos import (  # noqa: PLC0415
+        check_out,
+        projector_of,
+        read_photos,
+        save_projection,
+    )
     from glann.sample.generator import Generator  # noqa: PLC0415
 
     check_apart(out)
     check_out(out, photos)
     model = Generator.load(generator, compute)
     names, pictures = read_photos(photos, model.decoder.architecture)
-    found = _projector(model, data, weights).project(pictures)
+    found = projector_of(model, data, weights).project(pictures)
     save_projection(out, names, pictures, found)
     marks = [False] * len(names) if found.foreign is None else found.foreign
     foreign = [name for name, mark in zip(names, marks, strict=True) if mark]
@@ -95,7 +98,7 @@ def direction(
     model = Generator.load(generator, compute)
     latents = model.sample_latents(found_by.SAMPLES)
     if has and has_not:
-        both = [_latents_of(model, path, data, weights) for path in (has, has_not)]
+        both = _examples(model, [has, has_not], data, weights)
         found = [found_by.learned(name, both[0], both[1], latents)]
         share = found_by.told_apart(both[0], both[1])
         print(
@@ -199,27 +202,20 @@ def _strengths(text: str, known: "list[Direction]") -> list[float]:
     return [wanted.get(name, 0.0) for name in names]
 
 
-def _projector(model: "Generator", data: Path, weights: Path | None) -> "Projector":
-    from glann.projection.photos import load_known  # noqa: PLC0415
-    from glann.projection.projector import Projector  # noqa: PLC0415
+def _examples(model: "Generator", paths: list[Path], data: Path, weights: Path | None) -> "list[Tensor]":
+    """Return the latents in each file, or of the photographs in each folder."""
+    from glann.projection.photos import projector_of, read_photos  # noqa: PLC0415
 
-    if weights and not weights.is_file():
-        raise GlannError(f"--weights {weights}: no such file")
-    known = load_known(data, model.decoder.architecture)
-    try:
-        return Projector(model, known, str(weights) if weights else None)
-    except GlannError as error:
-        raise GlannError(str(error).replace(IN_SETTINGS, "name the file with --weights")) from None
+    if all(path.suffix == ".npy" for path in paths):
+        return [_load_latents(path, model) for path in paths]
+    projector = projector_of(model, data, weights)
 
+    def latents_of(path: Path) -> "Tensor":
+        if path.suffix == ".npy":
+            return _load_latents(path, model)
+        return projector.project(read_photos([path], model.decoder.architecture)[1]).latents
 
-def _latents_of(model: "Generator", path: Path, data: Path, weights: Path | None) -> "Tensor":
-    """Return latents from a file, or of the photographs in a folder."""
-    from glann.projection.photos import read_photos  # noqa: PLC0415
-
-    if path.suffix == ".npy":
-        return _load_latents(path, model)
-    _, pictures = read_photos([path], model.decoder.architecture)
-    return _projector(model, data, weights).project(pictures).latents
+    return [latents_of(path) for path in paths]
 
 
 def _load_latents(path: Path, model: "Generator") -> "Tensor":

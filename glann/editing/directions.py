@@ -111,18 +111,13 @@ def learned(name: str, has: Tensor, has_not: Tensor, latents: Tensor) -> Directi
     GlannError
         If a set has fewer than 5 rows, or if both are the same.
     """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (takes a second)
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
-
     if min(len(has), len(has_not)) < FEWEST:
         raise GlannError(
             f"{name}: needs {FEWEST} or more examples of both kinds, found {len(has)} and {len(has_not)}"
         )
-    rows = F.normalize(torch.cat([has, has_not]).cpu(), dim=1).numpy()
-    wanted = np.repeat([1, 0], [len(has), len(has_not)])
-    scaler = StandardScaler().fit(rows)
-    model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
-    normal = model.fit(scaler.transform(rows), wanted).coef_[0] / scaler.scale_
+    rows, wanted = _examples(has, has_not)
+    scaler, classifier = _classifier().fit(rows, wanted)
+    normal = classifier.coef_[0] / scaler.scale_
     if not np.abs(normal).max() > 0:
         raise GlannError(f"{name}: the examples of both kinds are the same; use others")
     return _direction(name, torch.from_numpy(normal).float(), latents)
@@ -136,19 +131,27 @@ def told_apart(has: Tensor, has_not: Tensor) -> float:
     float
         The mean of the shares of both kinds that are recognised, cross-validated: .5 by chance, 1 at best.
     """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.model_selection import cross_val_score  # noqa: PLC0415
+    from sklearn.model_selection import cross_val_score  # noqa: PLC0415 (takes a second)
+
+    rows, wanted = _examples(has, has_not)
+    parts = min(FOLDS, len(has), len(has_not))
+    scores = cross_val_score(_classifier(), rows, wanted, cv=parts, scoring="balanced_accuracy")
+    return float(scores.mean())
+
+
+def _examples(has: Tensor, has_not: Tensor) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return all examples on the sphere, and 1 for each that has the property, 0 for the others."""
+    rows = F.normalize(torch.cat([has, has_not]).cpu(), dim=1).numpy()
+    return rows, np.repeat([1, 0], [len(has), len(has_not)])
+
+
+def _classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (takes a second)
     from sklearn.pipeline import make_pipeline  # noqa: PLC0415
     from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
-    model = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
-    rows = F.normalize(torch.cat([has, has_not]).cpu(), dim=1).numpy()
-    wanted = np.repeat([1, 0], [len(has), len(has_not)])
-    parts = min(FOLDS, len(has), len(has_not))
-    scores = cross_val_score(
-        make_pipeline(StandardScaler(), model), rows, wanted, cv=parts, scoring="balanced_accuracy"
-    )
-    return float(scores.mean())
+    linear = LogisticRegression(C=REGULARISATION, class_weight="balanced", max_iter=1000)
+    return make_pipeline(StandardScaler(), linear)
 
 
 def _direction(name: str, vector: Tensor, latents: Tensor) -> Direction:

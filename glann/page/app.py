@@ -71,7 +71,7 @@ def launch(model: PageModel, host: str, port: int, password: str = "") -> tuple[
     Returns
     -------
     tuple
-        The page, whose ``block_thread()`` waits for Ctrl-C, and its address.
+        The page, which ``close()`` ends, and its address.
 
     Raises
     ------

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from glann.editing.directions import SAMPLES, Direction, load_directions, move, sensitive
 from glann.errors import GlannError
-from glann.projection.photos import load_known, read_photos
+from glann.projection.photos import projector_of, read_photos
 from glann.projection.projector import Projector
 from glann.runtime.randomness import noise_rows
 from glann.sample.animation import walk
@@ -49,13 +49,12 @@ class PageModel:
     """
 
     def __init__(
-        self, generator: Generator, data: Path, weights: str | None, directions: list[Path] | None = None
+        self, generator: Generator, data: Path, weights: Path | None, directions: list[Path] | None = None
     ):
         self.generator, self.data, self.weights = generator, data, weights
         self._files = directions or []
-        self._lock = (
-            threading.Lock()
-        )  # networks run one call at a time: two would be slower than both in turn
+        # Networks run one call at a time: two at once would be slower than both in turn.
+        self._lock = threading.Lock()
 
     def grid(self, count: int, seed: int, truncation: float) -> Drawn:
         """Draw the images of `Generator.sample`."""
@@ -114,8 +113,7 @@ class PageModel:
     @cached_property
     def projector(self) -> Projector:
         """Finds latents of photographs."""
-        known = load_known(self.data, self.generator.decoder.architecture)
-        return Projector(self.generator, known, self.weights)
+        return projector_of(self.generator, self.data, self.weights)
 
     @cached_property
     def directions(self) -> list[Direction]:

@@ -15,11 +15,13 @@ from glann.networks.decoders.network import DecoderArchitecture
 from glann.prepare.listing import names_in, printable
 from glann.prepare.reading import decode_all, decode_file
 from glann.prepare.settings import Prepare
-from glann.projection.projector import Known, Projection
+from glann.projection.projector import Known, Projection, Projector
 from glann.runtime.console import say
 from glann.runtime.files import all_or_none, check_writable_folder, file_digest, load_json, save_json
 from glann.runtime.npy import load_latents, load_npy, save_npy
+from glann.sample.generator import Generator
 
+IN_SETTINGS = "name the file in glo.loss.weights (evaluate.weights for features: vgg)"
 IN_A_ROW, MOST_SHOWN = 8, 64  # photographs in projection.png
 WRITTEN = ("latents.npy", "projection.json", "projection.png", "reconstructions")
 
@@ -89,6 +91,23 @@ def load_known(data: Path, model: DecoderArchitecture) -> Known | None:
         say(f"{data}: belongs to another model; guesses come from samples")
         return None
     return Known(load_npy(images, mmap=True), load_latents(latents), load_npy(holdout, mmap=True))
+
+
+def projector_of(generator: Generator, data: Path, weights: Path | None) -> Projector:
+    """Return a projector that knows what the generator was trained on, if the folder `data` has it.
+
+    Raises
+    ------
+    GlannError
+        If a file is damaged, or if weights cannot be loaded.
+    """
+    if weights and not weights.is_file():
+        raise GlannError(f"--weights {weights}: no such file")
+    known = load_known(data, generator.decoder.architecture)
+    try:
+        return Projector(generator, known, str(weights) if weights else None)
+    except GlannError as error:
+        raise GlannError(str(error).replace(IN_SETTINGS, "name the file with --weights")) from None
 
 
 def check_out(out: Path, photos: Sequence[Path]) -> None:

@@ -31,9 +31,8 @@ GUESSES = 3  # per picture: that of a regression, and the latents of the most si
 ROUGH_STEPS, ROUGH_LR = 60, 0.05  # with all guesses, at half the size of the images
 FINE_STEPS, FINE_LR = 140, 0.02  # with the best of them
 BATCH_PIXELS = 32 * 64 * 64  # of all images that are optimised at once
-FOREIGN = (
-    1.25  # times the largest distance of a hold-out image, from which on a picture is foreign to the model
-)
+# A picture is foreign to the model if its distance is so many times that of the furthest hold-out image.
+FOREIGN = 1.25
 
 
 @dataclass(frozen=True)
