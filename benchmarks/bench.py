@@ -37,7 +37,7 @@ from glann.glo.train import train_glo
 from glann.images.tensors import to_float, upload
 from glann.imle.calibration import fit_range
 from glann.imle.fit import fit_imle
-from glann.imle.matching import NoiseDraws, map_candidates
+from glann.imle.matching import Group, NoiseDraws, map_candidates
 from glann.imle.settings import Imle
 from glann.neighbors.search import nearest, nearest_in_blocks
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
@@ -258,7 +258,7 @@ def approximate(n: int, index: str, run: Execution) -> list[Row]:
     """Time an approximate index against exact search of a slice of the queries, and compare distances."""
     latents = latent_cloud(n)
     result = fit_imle(latents[:20_000], Imle(epochs=5), 0, run)
-    draws = NoiseDraws(2 * n, 32, 1, 0, run.device)
+    draws = NoiseDraws(Group(None, slice(None), 2 * n), 32, 1, 0, run.device)
     candidates = torch.cat([map_candidates(result.mapping, block, run) for block in draws.blocks()])
     part = latents[:10_000]
     start = time.perf_counter()

@@ -8,6 +8,7 @@ import torch
 from glann.errors import GlannError
 from glann.evaluate.features import choose_kind, feature_network
 from glann.glo.start import load_earlier
+from glann.images.classes import needed
 from glann.imle.fit import load_start
 from glann.networks.vgg import vgg16
 from glann.params import Params
@@ -26,6 +27,20 @@ def check_pictures(params: Params) -> None:
     """
     if params.prepare.source in SOURCES:
         check_enough(len(find_images(params.prepare, params.seed).items), params.prepare)
+
+
+def check_classes(params: Params) -> None:
+    """Check that there are classes, if the mapping is to be fitted to them.
+
+    Raises
+    ------
+    GlannError
+        If there are none.
+    """
+    if params.imle.conditional and params.prepare.source in SOURCES:
+        source = find_images(params.prepare, params.seed)
+        if source.class_of is None:
+            needed(None)
 
 
 def check_loss_weights(params: Params) -> None:

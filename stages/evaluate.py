@@ -7,6 +7,7 @@ from stages.frame import stage
 with stage("evaluate") as this:
     from glann.evaluate.evaluation import evaluate
     from glann.evaluate.report import print_table, write_report
+    from glann.images.classes import load_classes
     from glann.runtime.checkpoint_files import remove_finished
     from glann.runtime.files import load_json
     from glann.runtime.npy import load_latents
@@ -17,7 +18,7 @@ with stage("evaluate") as this:
     NOT_OF_THE_RESULT: dict[str, Any] = {
         "compute": True,
         "sample": True,
-        "prepare": {"path"},
+        "prepare": {"path", "labels"},
         "glo": {"loss": {"weights"}, "start_from": True},
         "imle": {"start_from"},
         "evaluate": {"weights"},
@@ -26,9 +27,12 @@ with stage("evaluate") as this:
     generator = Generator.load("data/imle/generator.safetensors", this.params.compute)
     latents = load_latents("data/glo/latents.npy", generator.decoder.architecture.latents)
     images, holdout = this.prepared("images"), this.prepared("holdout")
+    classes = load_classes("data/prepare/classes.json")
     losses = {name: load_json(f"data/{name}/losses.json") for name in ("glo", "imle")}
     settings = yaml_text(this.params.model_dump(exclude=NOT_OF_THE_RESULT))
     with this.outputs() as folder:
-        evaluation = evaluate(this.params.evaluate, this.params.seed, images, holdout, latents, generator)
+        evaluation = evaluate(
+            this.params.evaluate, this.params.seed, images, holdout, latents, generator, classes
+        )
         write_report(evaluation, holdout, losses, settings, folder)
         print_table(evaluation)

@@ -6,6 +6,7 @@ from stages.frame import stage
 
 with stage("glo") as this:
     from glann.glo.train import train_glo
+    from glann.images.classes import load_classes, needed
     from glann.runtime.compute import execution
     from glann.runtime.files import file_digest, load_json, save_json
     from glann.runtime.npy import save_npy
@@ -40,4 +41,6 @@ with stage("glo") as this:
                 result.decoder.save(folder / "decoder.safetensors", digest, prepared)
                 save_json(folder / "losses.json", result.history)
 
+    if params.imle.conditional:
+        needed(load_classes("data/prepare/classes.json"))  # now, not after an hour
     this.launch(work)

@@ -6,8 +6,10 @@ with stage("imle") as this:
     from copy import deepcopy
     from pathlib import Path
 
+    import torch
     from torch.nn.functional import normalize
 
+    from glann.images.classes import load_classes, needed
     from glann.imle.fit import fit_imle
     from glann.networks.decoders.network import DecoderNetwork
     from glann.networks.generator import save_generator
@@ -29,6 +31,11 @@ with stage("imle") as this:
         noted = [load_json(path) for path in sorted(Path("data/inputs").glob("imle_*.json"))]
         digest = file_digest("data/glo/latents.npy")
         inputs = [params.imle.model_dump(), params.seed, on.numerics, digest, noted]
+        labels, names = None, None
+        if params.imle.conditional:
+            classes = needed(load_classes("data/prepare/classes.json"))
+            labels, names = torch.from_numpy(classes.images), classes.names
+            inputs += [classes.images.tolist(), names]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)
 
         watch = None
@@ -41,7 +48,7 @@ with stage("imle") as this:
                 lambda reached: drawing(normalize(reached, dim=1)),
                 this.events,
             )
-        result = fit_imle(latents, params.imle, params.seed, on, checkpoints, watch)
+        result = fit_imle(latents, params.imle, params.seed, on, checkpoints, watch, labels, names)
 
         if rank() == 0:
             with this.outputs() as folder:

@@ -34,7 +34,7 @@ with stage("inputs") as this:
     of_mapping = of_file(imle.start_from, known)
     keys_of_measuring = ["evaluate.weights", "evaluate.features"]
     inputs = {
-        "pictures": Input(of_source, source, ["prepare.path"], "check_pictures"),
+        "pictures": Input(of_source, source, ["prepare.path", "prepare.labels"], "check_pictures"),
         "glo_weights": Input(of_file(learning, known), learning, ["glo.loss"], "check_loss_weights"),
         "glo_start": Input(of_earlier, earlier, ["seed", "prepare", "glo"], "check_start"),
         "imle_start": Input(of_mapping, imle.start_from, ["seed", "prepare", "glo", "imle"], "check_mapping"),

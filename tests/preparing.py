@@ -11,6 +11,7 @@ from glann.prepare.dataset import prepare
 from glann.prepare.settings import Prepare
 
 OUTPUTS = (
+    "classes.json",
     "images.npy",
     "holdout.npy",
     "dataset.json",

@@ -23,15 +23,27 @@ def clusters(n: int = 600) -> torch.Tensor:
     return torch.stack([angles.cos(), angles.sin()], dim=1)
 
 
-def small_generator(on: Execution, channels: int = 3, **origin: object) -> Generator:
+def small_generator(
+    on: Execution, channels: int = 3, classes: dict[str, int] | None = None, **origin: object
+) -> Generator:
     """A generator of 16 px with random weights: noise of 4 numbers, latents of 8 on the sphere."""
     mapping = MappingNetwork(
-        MappingArchitecture(config=Mapping(width=16, depth=1), noise_dim=4, latent_dim=8)
+        MappingArchitecture(
+            config=Mapping(width=16, depth=1),
+            noise_dim=4,
+            latent_dim=8,
+            classes=[*(classes or {})],
+            class_counts=[*(classes or {}).values()],
+        )
     )
     architecture = DecoderArchitecture(
         config=Decoder(width=8), latent_dim=8, size=16, channels=channels, origin=Origin(**origin)
     )
     decoder = DecoderNetwork(architecture)
     initialize(mapping, stream(0, "mapping"))
+    if classes:
+        draws = stream(0, "corrections")
+        mapping.matrix.add_(0.3 * torch.randn(mapping.matrix.shape, generator=draws))
+        mapping.offset.add_(torch.randn(mapping.offset.shape, generator=draws))
     initialize(decoder, stream(0, "decoder"))
     return Generator(mapping, decoder, on)

@@ -18,6 +18,10 @@ Weights = Annotated[
     Path | None,
     path_option("--weights", help="VGG-16 weights, for a perceptual loss; default: download them"),
 ]
+ClassName = Annotated[
+    str | None,
+    typer.Option("--class", help="what to draw, of a conditional model; default: as in the training images"),
+]
 Truncation = Annotated[
     float, typer.Option(min=0.01, max=10, help="below 1: images are more typical and less varied")
 ]

@@ -66,7 +66,10 @@ def direction(
     has_not: Annotated[
         Path | None, path_option("--without", help="folder of pictures that do not, or latents .npy")
     ] = None,
-    name: Annotated[str, typer.Option(help="what the pictures have")] = "learned",
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="instead of examples: a class of the training images")
+    ] = None,
+    name: Annotated[str, typer.Option(help="what the pictures have; default: the class, or learned")] = "",
     kind: Annotated[str, typer.Option(help="without examples: principal or sensitive")] = "sensitive",
     count: Annotated[int, typer.Option(min=1, max=1000, help="without examples: how many")] = 8,
     generator: GeneratorFile = DEFAULT,
@@ -81,12 +84,15 @@ def direction(
     check_generator(generator)
     if (has is None) != (has_not is None):
         raise GlannError("--with, --without: name both, or neither")
+    if has and class_name is not None:
+        raise GlannError("--class: give a class or examples, not both")
+    name = name or class_name or "learned"
     if kind not in ("principal", "sensitive"):
         raise GlannError(f"--kind {kind[:60]}: use principal or sensitive")
     if out.suffix != ".safetensors":
         raise GlannError(f"--out {out}: name a .safetensors file")
     if not name.isprintable() or "," in name or "=" in name or not name.strip():
-        raise GlannError("--name: use a word, without commas and equals signs")
+        raise GlannError("--name: name it by a word without commas and equals signs")
     check_apart(out)
 
     from glann.editing import directions as found_by  # noqa: PLC0415
@@ -97,8 +103,11 @@ def direction(
     found_by.check_replaceable(out)
     model = Generator.load(generator, compute)
     latents = model.sample_latents(found_by.SAMPLES)
-    if has and has_not:
-        both = _examples(model, [has, has_not], data, weights)
+    if class_name is not None or (has and has_not):
+        if has and has_not:
+            both = _examples(model, [has, has_not], data, weights)
+        else:
+            both = _of_class(model, str(class_name), data)
         found = [found_by.learned(name, both[0], both[1], latents)]
         share = found_by.told_apart(both[0], both[1])
         print(
@@ -216,6 +225,23 @@ def _examples(model: "Generator", paths: list[Path], data: Path, weights: Path |
         return projector.project(read_photos([path], model.decoder.architecture)[1]).latents
 
     return [latents_of(path) for path in paths]
+
+
+def _of_class(model: "Generator", name: str, data: Path) -> "list[Tensor]":
+    """Return the latents of the training images of a class, and those of all others."""
+    import torch  # noqa: PLC0415
+
+    from glann.images.classes import load_classes  # noqa: PLC0415
+    from glann.runtime.npy import load_latents  # noqa: PLC0415
+
+    classes = load_classes(data / "prepare/classes.json")
+    latents = load_latents(data / "glo/latents.npy", model.decoder.architecture.latents)
+    names = classes.names if classes else []
+    if classes is None or name not in names or len(classes.images) != len(latents):
+        there = f"there are: {_listed(names)}" if names else "the training images have none"
+        raise GlannError(f"--class: no class {name[:60]!r}; {there}")
+    of_class = torch.from_numpy(classes.images == names.index(name))
+    return [latents[of_class], latents[~of_class]]
 
 
 def _load_latents(path: Path, model: "Generator") -> "Tensor":

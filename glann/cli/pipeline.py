@@ -29,6 +29,7 @@ def params(
         from glann import preflight  # noqa: PLC0415
 
         preflight.check_pictures(settings)
+        preflight.check_classes(settings)
         preflight.check_loss_weights(settings)
         preflight.check_start(settings)
         preflight.check_mapping(settings)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, compute_of, path_option
-from glann.cli.model import DEFAULT, GeneratorFile, Truncation, check_apart, check_generator
+from glann.cli.model import DEFAULT, ClassName, GeneratorFile, Truncation, check_apart, check_generator
 from glann.errors import GlannError
 from glann.runtime.settings import LARGEST
 
@@ -20,6 +20,7 @@ def sample(
     count: Annotated[int, typer.Option(min=1, max=LARGEST, help="number of images")] = 64,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="which images to draw")] = 0,
     truncation: Truncation = 1.0,
+    class_name: ClassName = None,
     generator: GeneratorFile = DEFAULT,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -33,7 +34,8 @@ def sample(
     from glann.sample.saving import check_out, save_images  # noqa: PLC0415
 
     check_out(out)
-    save_images(Generator.load(generator, compute).stream(count, seed, truncation), out)
+    model = Generator.load(generator, compute)
+    save_images(model.stream(count, seed, truncation, class_name), out)
     others = sum(1 for _ in out.iterdir()) - count if out.is_dir() else 0
     beside = f", beside {others} other files that were there before" if others else ""
     print(f"{count} images in {out}{beside}", file=sys.stderr)
@@ -46,6 +48,7 @@ def walk(
     steps: Annotated[int, typer.Option(min=1, max=1000, help="pictures from one to the next")] = 30,
     rate: Annotated[float, typer.Option(min=1, max=60, help="pictures per second")] = 20,
     truncation: Truncation = 1.0,
+    class_name: ClassName = None,
     generator: GeneratorFile = DEFAULT,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -66,6 +69,6 @@ def walk(
     check_apart(out)
     check_ending(out, rate)
     check_writable(out)
-    frames = frames_of(Generator.load(generator, compute), chosen, steps, truncation)
+    frames = frames_of(Generator.load(generator, compute), chosen, steps, truncation, class_name)
     save_animation(out, frames, rate)
     print(f"{len(frames)} pictures, {len(frames) / rate:.3g} s, in {out}", file=sys.stderr)

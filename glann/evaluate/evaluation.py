@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from glann.errors import GlannError
+from glann.evaluate.classes import by_class
 from glann.evaluate.comparison import Curve, Described, compare
 from glann.evaluate.diagnosis import farthest, nearest_images, quantiles
 from glann.evaluate.features import Network, choose_kind, extract, feature_network
@@ -26,6 +27,7 @@ from glann.evaluate.metrics import prd
 from glann.evaluate.priors import draw_prior
 from glann.evaluate.settings import Evaluate
 from glann.evaluate.sharpness import laplacian_variance
+from glann.images.classes import Classes
 from glann.runtime.progress import progress
 from glann.runtime.randomness import stream, stream_seed
 from glann.sample.generator import Generator
@@ -64,6 +66,8 @@ class Evaluation:
     weakest
         Rows of label and images uint8 [k, h, w, c]: the training images that samples miss most, the samples
         least like any training image, and the nearest image of each.
+    classes
+        By name of a class, what `glann.evaluate.classes.by_class` says about it; empty without classes.
     """
 
     features: str
@@ -76,6 +80,7 @@ class Evaluation:
     nearest: NDArray[np.uint8]
     searched: int
     weakest: list[tuple[str, NDArray[np.uint8]]]
+    classes: dict[str, dict[str, float]]
 
 
 def evaluate(
@@ -85,6 +90,7 @@ def evaluate(
     holdout: NDArray[np.uint8],
     latents: Tensor,
     generator: Generator,
+    classes: Classes | None = None,
 ) -> Evaluation:
     """Measure the model.
 
@@ -100,6 +106,8 @@ def evaluate(
         float32 [n, d]: row i is the latent of training image i.
     generator
         The trained model.
+    classes
+        Of the images, if they have any.
 
     Raises
     ------
@@ -110,7 +118,8 @@ def evaluate(
     count = min(config.count, len(images))
     order = torch.randperm(len(images), generator=stream(seed, "evaluate", "rows")).numpy()
     chosen, pool = order[:count], np.sort(order[:SEARCHED])
-    drawn = generator.sample_latents(count, stream_seed(seed, "evaluate", "glann"))
+    seed_of_samples = stream_seed(seed, "evaluate", "glann")
+    drawn = generator.sample_latents(count, seed_of_samples)
 
     def decoded(rows: Tensor) -> Images:
         return lambda part: generator.decode(rows[part])
@@ -141,6 +150,17 @@ def evaluate(
             table[name] = compare(rows, reference, curves[name])
             advance()
 
+    classified = {}
+    if classes:
+        asked = generator.labels(count, seed_of_samples)
+        classified = by_class(
+            classes,
+            chosen,
+            features["train"],
+            reference.features,
+            features["glann"],
+            None if asked is None else asked.numpy(),
+        )
     shown = {name: rows(slice(SHOWN)) for name, rows in sets.items()}
     nearest = nearest_images(network, shown["glann"], images, pool)
     # The generator normalises latents before decoding, so they are compared on the sphere.
@@ -154,7 +174,9 @@ def evaluate(
         (f"nearest of {count}", np.asarray(images[chosen[alike]])),
     ]
     novelty = quantiles({"glann": features["glann"], "holdout": reference.features}, features["train"])
-    return Evaluation(kind, count, len(holdout), table, curves, novelty, shown, nearest, len(pool), weakest)
+    return Evaluation(
+        kind, count, len(holdout), table, curves, novelty, shown, nearest, len(pool), weakest, classified
+    )
 
 
 def _describe(network: Network, images: Images, count: int, chunk: int, title: str) -> Described:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from glann.evaluate.classes import COLUMNS as COLUMNS_OF_CLASSES
 from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.evaluation import Evaluation
 from glann.images.html import figure, write_html
@@ -71,7 +72,8 @@ def write_page(
         head += " With so few hold-out images, only large differences mean anything."
     body = [
         f"<p>{escape(head)}</p>",
-        *_table(evaluation.table, labels),
+        *_table(evaluation.table, COLUMNS, labels),
+        *_classes(evaluation.classes),
         "<h2>Pictures</h2>",
         *_figures(plots, PICTURES, "pixels"),
         "<h2>Curves</h2>",
@@ -82,15 +84,29 @@ def write_page(
     write_html(path, "GLANN: evaluation", body)
 
 
-def _table(table: Mapping[str, Mapping[str, float]], labels: Mapping[str, str]) -> list[str]:
-    headings = "".join(f"<th>{escape(heading)}</th>" for heading in ["", *COLUMNS.values()])
+def _table(
+    table: Mapping[str, Mapping[str, float]], columns: Mapping[str, str], labels: Mapping[str, str]
+) -> list[str]:
+    headings = "".join(f"<th>{escape(heading)}</th>" for heading in ["", *columns.values()])
     rows = [
-        f"<tr><td>{escape(labels[name])}</td>"
-        + "".join(f"<td>{row[column]:.4g}</td>" for column in COLUMNS)
+        f"<tr><td>{escape(labels.get(name, name))}</td>"
+        + "".join(f"<td>{row[key]:.4g}</td>" if key in row else "<td></td>" for key in columns)
         + "</tr>"
         for name, row in table.items()
     ]
     return ["<table>", f"<tr>{headings}</tr>", *rows, "</table>"]
+
+
+def _classes(classes: Mapping[str, Mapping[str, float]]) -> list[str]:
+    if not classes:
+        return []
+    there = {key: text for key, text in COLUMNS_OF_CLASSES.items() if any(key in c for c in classes.values())}
+    text = (
+        "A linear classifier of the features, trained on training images, says how often a class is drawn. "
+        "If a class could be asked for, it also says how many of these samples it recognises, to be compared "
+        "with hold-out images, and these are compared with the hold-out images of the class."
+    )
+    return ["<h2>Classes</h2>", f"<p>{text}</p>", *_table(classes, there, {})]
 
 
 def _figures(plots: Path, shown: Sequence[tuple[str, str]], kind: str) -> list[str]:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from glann.evaluate.classes import COLUMNS as COLUMNS_OF_CLASSES
 from glann.evaluate.comparison import COLUMNS, Curve
 from glann.evaluate.evaluation import Evaluation
 from glann.evaluate.page import write_page
@@ -20,6 +22,7 @@ from glann.runtime.console import STDOUT
 from glann.runtime.files import save_json
 
 IN_A_ROW = 10  # images of a row in comparison.png
+MOST_PRINTED = 20  # classes
 PAIRS_IN_A_ROW = 16  # samples and their nearest images in nearest.png
 LABELS = {
     "train": "training images",
@@ -70,7 +73,10 @@ def write_report(
     _draw_curves(plots, points, evaluation.novelty, losses)
     write_page(folder / "report.html", evaluation, plots, settings, LABELS)
     counts = {"count": evaluation.count, "reference_count": evaluation.reference_count}
-    save_json(folder / "metrics.json", {"features": evaluation.features, **counts, **evaluation.table})
+    metrics = {"features": evaluation.features, **counts, **evaluation.table}
+    if evaluation.classes:
+        metrics["classes"] = evaluation.classes
+    save_json(folder / "metrics.json", metrics)
 
 
 def _draw_curves(
@@ -123,4 +129,19 @@ def print_table(evaluation: Evaluation) -> None:
         picture.add_column(name, justify="right")
     for column, heading in COLUMNS.items():
         picture.add_row(heading, *(f"{row[column]:.4g}" for row in evaluation.table.values()))
-    Console(file=STDOUT).print(picture)  # type: ignore[arg-type]
+    console = Console(file=STDOUT)  # type: ignore[arg-type]
+    console.print(picture)
+    if evaluation.classes:
+        console.print(_table_of_classes(evaluation.classes))
+
+
+def _table_of_classes(classes: Mapping[str, Mapping[str, float]]) -> Table:
+    more = f", {MOST_PRINTED} of {len(classes)}" * (len(classes) > MOST_PRINTED)
+    picture = Table("class", title=f"classes{more}", box=SIMPLE, padding=(0, 0, 0, 1))
+    rows = [*classes.items()][:MOST_PRINTED]
+    columns = [key for key in COLUMNS_OF_CLASSES if any(key in row for _, row in rows)]
+    for column in columns:
+        picture.add_column(COLUMNS_OF_CLASSES[column], justify="right")
+    for name, row in rows:
+        picture.add_row(escape(name), *(f"{row[key]:.3g}" if key in row else "" for key in columns))
+    return picture

@@ -54,10 +54,11 @@ def export_html(generator: Generator, path: Path, runtime: Path | None = None) -
         "noise": generator.mapping.architecture.noise_dim,
         "size": generator.decoder.architecture.size,
         "channels": generator.decoder.architecture.channels,
+        "classes": generator.classes,
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for mark, value in {
-        "ABOUT": json.dumps(about),
+        "ABOUT": json.dumps(about).replace("<", "\\u003c"),  # no name may end the script
         "SCRIPT": _packed(script),
         "BINARY": _packed(binary),
         "MODEL": _packed(model),

@@ -139,7 +139,7 @@ def train_glo(
                 average.update_parameters(decoder)
                 course.step(loss, len(rows))
                 if watch and watch.due():
-                    watch.look(average.module, table.latents, course.history, course.done, execution)
+                    watch.look(average.module, [table.latents], course.history, course.done, execution)
             course.end_epoch()
             if watch:
                 watch.note(course.history[-1])
@@ -149,7 +149,7 @@ def train_glo(
     assert isinstance(trained, DecoderNetwork)
     _recompute_batch_norm(trained, table, shard, seed, execution)
     if watch and watch.begun:
-        watch.look(trained, table.latents, course.history, 1.0, execution)
+        watch.look(trained, [table.latents], course.history, 1.0, execution)
     return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), course.history)
 
 

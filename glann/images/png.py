@@ -12,6 +12,7 @@ from glann.runtime.files import replacing
 
 Z_HUFFMAN_ONLY = 2  # as zlib.h numbers it
 GAP = 2  # white pixels between the images of a grid
+LONGEST_LABEL = 40  # letters
 
 
 def grid(images: NDArray[np.uint8], columns: int | None = None) -> NDArray[np.uint8]:
@@ -78,7 +79,8 @@ def save_labelled_rows(path: str | Path, rows: Sequence[tuple[str, NDArray[np.ui
     for axis, (label, images) in zip(axes, rows, strict=True):
         picture = grid(images, columns)
         axis.imshow(picture.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=11)
+        text = label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 3] + "..."
+        axis.set_ylabel(text, rotation=0, ha="right", va="center", fontsize=11, parse_math=False)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     with replacing(path) as temporary:

@@ -1,12 +1,20 @@
 """Properties of a mapping that are measured, not learned: its range before training, the rest after it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from glann.imle.matching import CANDIDATES_AT_ONCE, MAPPED_AT_ONCE, NoiseDraws, map_candidates
+from glann.imle.matching import (
+    CANDIDATES_AT_ONCE,
+    MAPPED_AT_ONCE,
+    Group,
+    NoiseDraws,
+    map_candidates,
+    of_one,
+)
 from glann.imle.settings import Imle
 from glann.neighbors.search import nearest_in_blocks
 from glann.networks.mappings.network import ROWS_AT_ONCE, MappingNetwork
@@ -46,7 +54,12 @@ def fit_range(mapping: MappingNetwork, latents: Tensor) -> None:
 
 
 def calibrate(
-    mapping: MappingNetwork, latents: Tensor, config: Imle, count: int, seed: int, execution: Execution
+    mapping: MappingNetwork,
+    latents: Tensor,
+    groups: Sequence[Group],
+    config: Imle,
+    seed: int,
+    execution: Execution,
 ) -> None:
     """Measure batch-norm statistics, moments and residuals of the trained mapping.
 
@@ -56,40 +69,85 @@ def calibrate(
         The moving average after training.
     latents
         float [n, d]; all of them.
+    groups
+        Which of them share candidates, from `groups_of`.
     config
         The `imle` section of params.yaml.
-    count
-        Candidates of an epoch.
     seed
         Seed of the noise.
     execution
         Device and precision.
     """
-    fresh = NoiseDraws(CANDIDATES_AT_ONCE, config.noise_dim, seed, config.epochs, execution.device)
-    noise = next(fresh.blocks())
-    recompute_batch_norm(mapping, noise[:count], config.batch_size, seed)
+    drawn = max(ROWS_IN_FLOAT64, CANDIDATES_AT_ONCE // len(groups))
+    noise = [_fresh(replace(group, count=drawn), config, seed, execution) for group in groups]
+    as_matched = [rows[: group.count] for rows, group in zip(noise, groups, strict=True)]
+    recompute_batch_norm(mapping, as_matched, groups, config.batch_size, seed)
     if config.correct_moments:
-        blocks = (
-            mapping.to_unit(rows.to(execution.device))
-            for rows in unless_stopped(latents.split(ROWS_IN_FLOAT64))
-        )
-        correct_moments(mapping, map_candidates(mapping, noise, execution), *moments(blocks))
+        moments_wanted = _moments_wanted(mapping, latents, groups, execution)
+        for rows, group, wanted in zip(noise, groups, moments_wanted, strict=True):
+            outputs = map_candidates(mapping, rows, execution, group.label)
+            matrix, offset = moment_correction(mapping, outputs, *wanted)
+            at = ... if group.label is None else group.label
+            mapping.matrix[at], mapping.offset[at] = matrix.float(), offset.float()
     if config.residuals > 0:
-        match_residuals(mapping, latents, noise[:count], config.residuals, seed, execution)
+        match_residuals(mapping, latents, as_matched, groups, config.residuals, seed, execution)
 
 
-def recompute_batch_norm(mapping: MappingNetwork, noise: Tensor, batch_size: int, seed: int) -> None:
+def _fresh(group: Group, config: Imle, seed: int, execution: Execution) -> Tensor:
+    """Draw noise that was not used in training, float32 [group.count, e]."""
+    return next(NoiseDraws(group, config.noise_dim, seed, config.epochs, execution.device).blocks())
+
+
+def recompute_batch_norm(
+    mapping: MappingNetwork, noise: Sequence[Tensor], groups: Sequence[Group], batch_size: int, seed: int
+) -> None:
     """Measure the batch-norm statistics again: those kept in training belong to other weights."""
-    shard = Shard(len(noise), batch_size, rank(), ranks())
+    read = [mapping.read(rows, of_one(group.label, rows)) for rows, group in zip(noise, groups, strict=True)]
+    inputs = torch.cat(read)
+    shard = Shard(len(inputs), batch_size, rank(), ranks())
     batches = (rows for rows, _ in shard.batches(seed, "imle", "batch_norm"))
-    update_bn((noise[shard.start + rows] for rows in unless_stopped(batches)), mapping.network)
+    update_bn((inputs[shard.start + rows] for rows in unless_stopped(batches)), mapping.network)
 
 
-def correct_moments(mapping: MappingNetwork, projected: Tensor, mean: Tensor, covariance: Tensor) -> None:
+def _moments_wanted(
+    mapping: MappingNetwork, latents: Tensor, groups: Sequence[Group], execution: Execution
+) -> list[tuple[Tensor, Tensor]]:
+    """Return mean [d] and covariance [d, d], in float64, of the latents of each group in unit coordinates.
+
+    The covariance of n latents is unreliable if n is not much larger than d. So that of a class is mixed with
+    the mean covariance of all classes, as in regularised discriminant analysis (Friedman, JASA 84, 1989), in
+    the ratio of n² to d².
+    """
+
+    def measured(group: Group) -> tuple[Tensor, Tensor]:
+        blocks = latents[group.rows].split(ROWS_IN_FLOAT64)
+        return moments(mapping.to_unit(rows.to(execution.device)) for rows in unless_stopped(blocks))
+
+    found = [measured(group) for group in groups]
+    if len(groups) == 1:
+        return found
+    sizes = torch.tensor([len(latents[group.rows]) for group in groups], dtype=torch.float64)
+    covariances = torch.stack([covariance for _, covariance in found])  # => [k, d, d]
+    pooled = torch.einsum("k,kde->de", (sizes / sizes.sum()).to(covariances), covariances)
+    own = sizes**2 / (sizes**2 + latents.shape[1] ** 2)
+    return [
+        (mean, torch.lerp(pooled, covariance, weight))
+        for weight, (mean, covariance) in zip(own.tolist(), found, strict=True)
+    ]
+
+
+def moment_correction(
+    mapping: MappingNetwork, projected: Tensor, mean: Tensor, covariance: Tensor
+) -> tuple[Tensor, Tensor]:
     """Find the affine map that gives projected outputs [m, d] a mean [d] and covariance [d, d].
 
     It is the optimal transport between the two Gaussians (Peyré & Cuturi, arXiv:1803.00567, eq. 2.41). On the
     sphere, projecting the result changes its moments again, so the map is found in a few rounds.
+
+    Returns
+    -------
+    tuple
+        Its matrix [d, d] and offset [d], in float64.
 
     Raises
     ------
@@ -107,8 +165,7 @@ def correct_moments(mapping: MappingNetwork, projected: Tensor, mean: Tensor, co
             (middle,) = _powers(root @ covariance @ root, 0.5)
             transport = inverse @ middle @ inverse
             matrix, offset = matrix @ transport, (offset - reached) @ transport + mean
-    mapping.matrix.copy_(matrix)
-    mapping.offset.copy_(offset)
+    return matrix, offset
 
 
 def moments(blocks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
@@ -136,24 +193,42 @@ def _powers(matrix: Tensor, *exponents: float) -> list[Tensor]:
 
 
 def match_residuals(
-    mapping: MappingNetwork, latents: Tensor, noise: Tensor, share: float, seed: int, execution: Execution
+    mapping: MappingNetwork,
+    latents: Tensor,
+    noise: Sequence[Tensor],
+    groups: Sequence[Group],
+    share: float,
+    seed: int,
+    execution: Execution,
 ) -> None:
     """Match up to `RESIDUALS` latents with candidates of the finished mapping, and keep their differences."""
     draws = stream(seed, "imle", "residuals")
     some = torch.randperm(len(latents), generator=draws)[:RESIDUALS].to(latents.device)
-    wanted = mapping.to_unit(latents[some].to(execution.device, torch.float32))
-    candidates = map_candidates(mapping, noise, execution)
-    with progress("imle, residuals", len(wanted), "latents") as advance:
-        rows = [
-            nearest_in_blocks(part, [candidates], precision=execution.precision)[1]
-            for part in unless_stopped(wanted.split(MAPPED_AT_ONCE), advance)
-        ]
-    keep_residuals(mapping, candidates[torch.cat(rows)], wanted, share, draws)
+    chosen = torch.zeros(len(latents), dtype=torch.bool, device=latents.device)
+    chosen[some] = True
+    kept, labels = [], []
+    with progress("imle, residuals", len(some), "latents") as advance:
+        for group, candidates in zip(groups, noise, strict=True):
+            rows = some if isinstance(group.rows, slice) else group.rows[chosen[group.rows]]
+            if not len(rows):
+                continue
+            wanted = mapping.to_unit(latents[rows].to(execution.device, torch.float32))
+            mapped = map_candidates(mapping, candidates, execution, group.label)
+            found = [
+                nearest_in_blocks(part, [mapped], precision=execution.precision)[1]
+                for part in unless_stopped(wanted.split(MAPPED_AT_ONCE), advance)
+            ]
+            kept.append(borrowed_residuals(mapped[torch.cat(found)], wanted, share, draws))
+            labels += [group.label] * len(kept[-1][0])
+    anchors, residuals = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    if len(anchors):
+        of_anchors = torch.tensor(labels, device=anchors.device) if groups[0].label is not None else None
+        mapping.set_residuals(anchors, residuals, of_anchors)
 
 
-def keep_residuals(
-    mapping: MappingNetwork, candidates: Tensor, latents: Tensor, share: float, draws: torch.Generator
-) -> None:
+def borrowed_residuals(
+    candidates: Tensor, latents: Tensor, share: float, draws: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Give every candidate the residual of a matched pair nearby.
 
     Every candidate becomes an anchor. Its residual comes from one of the `NEIGHBOURS` nearest pairs, never
@@ -161,21 +236,24 @@ def keep_residuals(
 
     Parameters
     ----------
-    mapping
-        Gets the anchors and residuals.
     candidates
         float32 [m, d], unit coordinates; rows are equal where latents share a candidate. If all are equal,
-        no anchor can borrow a residual, and none is kept.
+        no anchor can borrow a residual, and none is returned.
     latents
         float32 [m, d], unit coordinates: row i was matched with candidate i.
     share
         Factor on the differences, 0 to 1.
     draws
         The generator that chooses among the nearest pairs.
+
+    Returns
+    -------
+    tuple
+        Anchors and residuals, both float32 [a, d].
     """
     anchors, anchor_of = candidates.unique(dim=0, return_inverse=True)
     if len(anchors) == 1:
-        return
+        return anchors[:0], anchors[:0]
     k = min(NEIGHBOURS, len(candidates) - int(anchor_of.bincount().max()))
     lenders = []
     for rows in torch.arange(len(anchors), device=anchors.device).split(ROWS_AT_ONCE):
@@ -184,4 +262,4 @@ def keep_residuals(
         lenders.append(apart.topk(k, largest=False).indices)
     choice = torch.randint(k, (len(anchors), 1), generator=draws).to(anchors.device)
     lender = torch.cat(lenders).gather(1, choice)[:, 0]
-    mapping.set_residuals(anchors, share * (latents - candidates)[lender])
+    return anchors, share * (latents - candidates)[lender]

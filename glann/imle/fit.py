@@ -1,5 +1,6 @@
 """IMLE in latent space: noise is mapped to latents by nearest-neighbour matching (arXiv:1809.09087)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from glann.errors import GlannError
 from glann.imle.calibration import ROWS_IN_FLOAT64, calibrate, fit_range
-from glann.imle.matching import CANDIDATES_AT_ONCE, Matching, candidate_count
+from glann.imle.matching import CANDIDATES_AT_ONCE, Matching, candidate_count, groups_of
 from glann.imle.settings import Imle
 from glann.neighbors.search import checked_index
 from glann.networks.generator import load_mapping
@@ -17,6 +18,7 @@ from glann.runtime.compute import Execution
 from glann.runtime.memory import check_memory
 from glann.runtime.processes import data_parallel, rank, ranks
 from glann.runtime.randomness import noise_rows, stream
+from glann.runtime.settings import MOST_CLASSES
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
 from glann.training.optimization import adam, moving_average, step
@@ -52,8 +54,13 @@ def fit_imle(
     execution: Execution,
     checkpoints: Checkpoints | None = None,
     watch: Watch | None = None,
+    labels: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> ImleResult:
     """Fit the mapping: draw noise, map it, find each latent's nearest candidate, regress (GLANN, section 3).
+
+    With labels, the mapping is conditional: it also reads a class, and latents are matched with candidates of
+    their own class.
 
     In a group of processes, each matches and regresses its share of the latents; all share the candidates.
 
@@ -72,34 +79,51 @@ def fit_imle(
         Where to resume from and save to. None: neither.
     watch
         Shows samples while the fit runs; it must know how to decode latents. None: nothing does.
+    labels
+        int64 [n]: the class of each latent, a number from 0 on. None: there are no classes, and
+        `config.conditional` must be false.
+    class_names
+        Their names. Default: their numbers.
 
     Raises
     ------
     GlannError
-        If there are fewer than 2 latents, one is not finite, the index cannot be built for them, there is not
-        enough memory, or the loss stops being finite.
+        If there are fewer than 2 latents, one is not finite, the index cannot be built for them, labels do
+        not fit, there is not enough memory, or the loss stops being finite.
     """
     n, d = latents.shape
-    count = candidate_count(config, n)
-    _check(latents, count)
-    checked_index(config.index, count, d)
-    _check_memory(n, d, config, execution)
+    classes = _classes(n, config, labels, class_names)
+    labels = labels.to(latents.device) if classes and labels is not None else None
+    groups = groups_of(config, n, labels)
+    _check(latents, candidate_count(config, n))
+    for count in {group.count for group in groups}:
+        checked_index(config.index, count, d)
+    _check_memory(n, d, len(classes), config, execution)
     shard = Shard(n, config.batch_size, rank(), ranks())
     mapping = MappingNetwork(
-        MappingArchitecture(config=config.mapping, noise_dim=config.noise_dim, latent_dim=d)
+        MappingArchitecture(
+            config=config.mapping,
+            noise_dim=config.noise_dim,
+            latent_dim=d,
+            classes=[*classes],
+            class_counts=[*classes.values()],
+        )
     )
     if config.start_from is None:
         initialize(mapping, stream(seed, "imle", "mapping"))
     else:
-        mapping.network.load_state_dict(load_start(config, d).network.state_dict())
+        mapping.network.load_state_dict(load_start(config, d, [*classes]).network.state_dict())
     fit_range(mapping.to(latents.device), latents)
     mapping.to(execution.device)
     network = data_parallel(mapping.network)
     average = moving_average(mapping, config.ema)
     optimizer = adam(mapping.network, config.lr, config.parameter_groups)
     wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
-    matching = Matching(wanted, shard, config, seed, execution)
-    shown = noise_rows(0, SHOWN, config.noise_dim, seed, "imle", "watch").to(execution.device)
+    own = None if labels is None else labels[shard.start : shard.stop].to(execution.device)
+    matching = Matching(wanted, shard, groups, config, seed, execution)
+    shown = [noise_rows(0, SHOWN, config.noise_dim, seed, "imle", "watch").to(execution.device)]
+    if classes:
+        shown.append(torch.arange(SHOWN, device=execution.device) * min(len(classes), SHOWN) // SHOWN)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer, "matching": matching}
 
     with Course(
@@ -118,7 +142,8 @@ def fit_imle(
                 matching.renew(mapping, epoch)
             mapping.train()
             for rows, weight in course.batches(seed):
-                reached = mapping.project(network(matching.noise[rows]))
+                read = mapping.read(matching.noise[rows], None if own is None else own[rows])
+                reached = mapping.project(network(read))
                 loss = regression_loss(reached, wanted[rows], config.loss)
                 (loss * weight).backward()  # the mean over processes is the gradient of the whole batch
                 step(optimizer, config.lr * course.learning_rate_factor)
@@ -132,7 +157,7 @@ def fit_imle(
 
     fitted = average.module
     assert isinstance(fitted, MappingNetwork)
-    calibrate(fitted, latents, config, count, seed, execution)
+    calibrate(fitted, latents, groups, config, seed, execution)
     if watch and watch.begun:
         watch.look(fitted, shown, course.history, 1.0, execution)
     return ImleResult(fitted.eval(), course.history)
@@ -149,8 +174,26 @@ def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
     return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
 
 
-def load_start(config: Imle, latent_dim: int) -> MappingNetwork:
-    """Read the mapping that `config.start_from` names.
+def _classes(n: int, config: Imle, labels: Tensor | None, names: Sequence[str] | None) -> dict[str, int]:
+    """Return the name of each class and the number of its latents; empty if there are no labels."""
+    if labels is None:
+        if config.conditional:
+            raise GlannError("imle.conditional: there are no labels; give some, or set it to false")
+        return {}
+    if labels.shape != (n,) or labels.dtype != torch.int64:
+        raise GlannError(f"labels: expected int64 [{n}], found {labels.dtype} {list(labels.shape)}")
+    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        raise GlannError(f"labels: use numbers from 0 to {MOST_CLASSES - 1:,}")
+    counts = labels.bincount(minlength=len(names or ())).tolist()
+    if 0 in counts:
+        raise GlannError(f"labels: class {counts.index(0)} has no latents; number classes without gaps")
+    if names is not None and len({*names}) != len(counts):
+        raise GlannError(f"class_names: {len({*names})} different names of {len(counts)} classes")
+    return dict(zip(map(str, names or range(len(counts))), counts, strict=True))
+
+
+def load_start(config: Imle, latent_dim: int, classes: Sequence[str] | None = None) -> MappingNetwork:
+    """Read the mapping that `config.start_from` names, which must have these classes. None: any.
 
     Raises
     ------
@@ -165,17 +208,25 @@ def load_start(config: Imle, latent_dim: int) -> MappingNetwork:
             f"imle.start_from: {error}; name a generator.safetensors or a mapping's own file"
         ) from None
     found = earlier.architecture
-    keys = {
+    keys: dict[str, tuple[object, object]] = {
         "imle.noise_dim": (found.noise_dim, config.noise_dim),
         "glo.latent_dim": (found.latent_dim, latent_dim),
         "imle.mapping.kind": (found.config.kind, config.mapping.kind),
         "imle.mapping.width": (found.config.width, config.mapping.width),
         "imle.mapping.depth": (found.config.depth, config.mapping.depth),
     }
+    conditional = config.conditional if classes is None else bool(classes)
+    keys["imle.conditional"] = (bool(found.classes), conditional)
+    if classes is not None:
+        keys["classes"] = (_listed(found.classes), _listed(classes))
     other = [f"{key} {theirs}, not {ours}" for key, (theirs, ours) in keys.items() if theirs != ours]
     if other:
         raise GlannError(f"imle.start_from: {config.start_from} has {', '.join(other)}; set the same")
     return earlier
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "/".join(names)[:200] or "none"
 
 
 def _check(latents: Tensor, count: int) -> None:
@@ -191,7 +242,7 @@ def _check(latents: Tensor, count: int) -> None:
         )
 
 
-def memory_of_imle(n: int, d: int, config: Imle) -> tuple[int, int]:
+def memory_of_imle(n: int, d: int, config: Imle, classes: int = 0) -> tuple[int, int]:
     """Return the bytes that a fit needs on a device: during the training, and for what is measured after it.
 
     Parameters
@@ -200,9 +251,11 @@ def memory_of_imle(n: int, d: int, config: Imle) -> tuple[int, int]:
         Number and size of the latents.
     config
         The `imle` section of params.yaml.
+    classes
+        Number of classes of a conditional mapping.
     """
     count = candidate_count(config, n)
-    held = 4 * n * (d + 2 * config.noise_dim)
+    held = 4 * n * (d + 2 * config.noise_dim) + 4 * 4 * classes * d**2
     candidates = 4 * min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
     if config.index != "Flat":  # in blocks, joined, and in the index, which has two numbers per link
         candidates = 4 * count * (3 * d + 2 * checked_index(config.index, count, d).links)
@@ -213,8 +266,8 @@ def memory_of_imle(n: int, d: int, config: Imle) -> tuple[int, int]:
     return held + candidates, held + samples + moments_of_them
 
 
-def _check_memory(n: int, d: int, config: Imle, execution: Execution) -> None:
-    fitting, measuring = memory_of_imle(n, d, config)
+def _check_memory(n: int, d: int, classes: int, config: Imle, execution: Execution) -> None:
+    fitting, measuring = memory_of_imle(n, d, config, classes)
     knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
     check_memory("imle", fitting, execution, f"{knobs} or the number of latents ({n})")
     knobs = f"glo.latent_dim ({d}) or set imle.correct_moments to false"

@@ -1,7 +1,7 @@
 """Drawing noise, mapping it to candidates, and finding the candidate nearest to each latent."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,52 @@ from glann.training.shards import Shard
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched at once
 MAPPED_AT_ONCE = 2048  # so that activations stay in the processor's cache
+CORRECTIONS_AT_ONCE = 2**24  # numbers of the matrices of classes, which are looked up row by row
+
+
+@dataclass(frozen=True)
+class Group:
+    """Latents that are matched with candidates of their own: all of them, or those of one class.
+
+    Attributes
+    ----------
+    label
+        Number of the class; None: there are no classes.
+    rows
+        int64 [n], which latents; without classes, a slice of all of them.
+    count
+        Number of candidates.
+    """
+
+    label: int | None
+    rows: Tensor | slice
+    count: int
+
+
+def groups_of(config: Imle, latents: int, labels: Tensor | None) -> list[Group]:
+    """Return all latents as one group, or a group per class that has latents.
+
+    Parameters
+    ----------
+    config
+        The `imle` section of params.yaml.
+    latents
+        Number of latents.
+    labels
+        int64 [latents]: the class of each one. None: there are no classes.
+    """
+    if labels is None:
+        return [Group(None, slice(None), candidate_count(config, latents))]
+    of_class = [(label, (labels == label).nonzero()[:, 0]) for label in labels.unique().tolist()]
+    return [Group(label, rows, candidate_count(config, len(rows))) for label, rows in of_class]
+
+
+def _within(group: Group, shard: Shard) -> Group:
+    """Return the part of a group that lies in a shard, whose rows are counted from its start."""
+    if isinstance(group.rows, slice):
+        return group
+    rows = group.rows[(group.rows >= shard.start) & (group.rows < shard.stop)] - shard.start
+    return replace(group, rows=rows)
 
 
 class Matching:
@@ -27,6 +73,8 @@ class Matching:
         This rank's latents in unit coordinates, float32 [n, d].
     shard
         Which rows these are.
+    groups
+        Which latents share candidates, from `groups_of`.
     config
         The `imle` section of params.yaml.
     seed
@@ -40,8 +88,17 @@ class Matching:
         float32 [n, e]; zeros before the first `renew`.
     """
 
-    def __init__(self, wanted: Tensor, shard: Shard, config: Imle, seed: int, execution: Execution):
+    def __init__(
+        self,
+        wanted: Tensor,
+        shard: Shard,
+        groups: list[Group],
+        config: Imle,
+        seed: int,
+        execution: Execution,
+    ):
         self.wanted, self.shard, self.config = wanted, shard, config
+        self.groups = [_within(group, shard) for group in groups]
         self.seed, self.execution = seed, execution
         self.noise = wanted.new_zeros(len(wanted), config.noise_dim)
         self._distance = torch.zeros((), dtype=torch.float64)
@@ -53,14 +110,18 @@ class Matching:
 
     def renew(self, mapping: MappingNetwork, epoch: int) -> None:
         """Draw the candidates of an epoch, and match each latent with its nearest candidate."""
-        count = candidate_count(self.config, self.shard.n)
-        draws = NoiseDraws(count, self.config.noise_dim, self.seed, epoch, self.execution.device)
-        candidates = (map_candidates(mapping, noise, self.execution) for noise in draws.blocks())
-        distances, rows = nearest_in_blocks(
-            self.wanted, candidates, self.config.index, self.execution.precision
-        )
-        self.noise = draws.rows(rows)
-        self._distance = total(distances.double().sum()).cpu() / self.shard.n
+        apart = torch.zeros((), dtype=torch.float64, device=self.execution.device)
+        for group in self.groups:
+            draws = NoiseDraws(group, self.config.noise_dim, self.seed, epoch, self.execution.device)
+            candidates = (
+                map_candidates(mapping, noise, self.execution, group.label) for noise in draws.blocks()
+            )
+            distances, rows = nearest_in_blocks(
+                self.wanted[group.rows], candidates, self.config.index, self.execution.precision
+            )
+            self.noise[group.rows] = draws.rows(rows)
+            apart += distances.double().sum()
+        self._distance = total(apart).cpu() / self.shard.n
 
     def expected(self) -> dict[str, Tensor]:
         """Return what `state` does, without memory (see `glann.training.state.Rows`)."""
@@ -78,7 +139,7 @@ class Matching:
 
 
 def candidate_count(config: Imle, latents: int) -> int:
-    """Return the number of candidates in each epoch's search."""
+    """Return the number of candidates in each epoch's search for so many latents."""
     return max(2, round(config.candidates * latents))
 
 
@@ -88,8 +149,8 @@ class NoiseDraws:
 
     Attributes
     ----------
-    count
-        Number of candidates.
+    group
+        Whose candidates.
     dim
         Size of the noise vector, e.
     seed, epoch
@@ -98,7 +159,7 @@ class NoiseDraws:
         Where the noise is needed.
     """
 
-    count: int
+    group: Group
     dim: int
     seed: int
     epoch: int
@@ -106,31 +167,42 @@ class NoiseDraws:
 
     def blocks(self) -> Iterator[Tensor]:
         """Yield all noise in blocks, float32 [b, e]."""
-        for start in range(0, self.count, CANDIDATES_AT_ONCE):
+        for start in range(0, self.group.count, CANDIDATES_AT_ONCE):
             yield self._block(start)
 
     def rows(self, rows: Tensor) -> Tensor:
         """Return the noise of chosen candidates: int64 [r] to float32 [r, e]."""
         chosen = torch.empty(len(rows), self.dim, device=self.device)
-        for start in range(0, self.count, CANDIDATES_AT_ONCE):
+        for start in range(0, self.group.count, CANDIDATES_AT_ONCE):
             here = (rows // CANDIDATES_AT_ONCE == start // CANDIDATES_AT_ONCE).nonzero()[:, 0]
             chosen[here] = self._block(start)[rows[here] - start]
         return chosen
 
     def _block(self, start: int) -> Tensor:
-        size = min(CANDIDATES_AT_ONCE, self.count - start)
-        generator = stream(self.seed, "imle", self.epoch, "noise", start)
+        size = min(CANDIDATES_AT_ONCE, self.group.count - start)
+        of_class = () if self.group.label is None else ("class", self.group.label)
+        generator = stream(self.seed, "imle", self.epoch, "noise", start, *of_class)
         return torch.randn(size, self.dim, generator=generator).to(self.device)
 
 
 @torch.no_grad()
-def map_candidates(mapping: MappingNetwork, noise: Tensor, execution: Execution) -> Tensor:
-    """Map noise [b, e] to candidates in unit coordinates [b, d], in evaluation mode.
+def map_candidates(
+    mapping: MappingNetwork, noise: Tensor, execution: Execution, label: int | None = None
+) -> Tensor:
+    """Map noise [b, e], all of one class, to candidates in unit coordinates [b, d], in evaluation mode.
 
     Each rank maps its share of the noise, and gets all candidates.
     """
     mapping.eval()
     own = noise.tensor_split(ranks())[rank()]
+    at_once = MAPPED_AT_ONCE
+    if label is not None:
+        at_once = max(1, min(at_once, CORRECTIONS_AT_ONCE // mapping.architecture.latent_dim**2))
     with execution.autocast():
-        mapped = torch.cat([mapping.unit(part) for part in own.split(MAPPED_AT_ONCE)])
+        mapped = torch.cat([mapping.unit(part, of_one(label, part)) for part in own.split(at_once)])
     return all_rows(mapped)
+
+
+def of_one(label: int | None, noise: Tensor) -> Tensor | None:
+    """Return the same label for each row of the noise, int64 [b], or None if there are no classes."""
+    return None if label is None else torch.full((len(noise),), label, device=noise.device)

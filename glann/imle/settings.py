@@ -22,6 +22,8 @@ class Imle(Section):
     noise_dim: int = Field(32, ge=1, le=4096)
     """size of the noise vector (in the paper: 32)"""
     mapping: Mapping = Mapping()
+    conditional: bool = False
+    """fit the mapping to the classes of the images, so that the class of a sample can be chosen"""
     start_from: PathText | None = None
     """generator.safetensors of an earlier run, or a mapping's own file, to start from; null: from scratch"""
     candidates: float = Field(2, gt=0, le=1000)

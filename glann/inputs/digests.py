@@ -34,11 +34,14 @@ def pictures(config: Prepare, memory: Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        "files": their number, and "sha256": the digest of their names and contents. Empty for sources
-        without a path, which never change.
+        "files": their number, and "sha256": the digest of their names and contents; "labels": that of their
+        labels, if they have a file. Empty for sources without a path, which never change.
     """
     if config.source == "npy":
-        return of_file(config.path, memory)
+        found, labels = of_file(config.path, memory), of_file(config.labels, memory)
+        if found is None or labels is None:
+            return None
+        return found | ({"labels": labels["sha256"]} if labels else {})
     if config.source != "folder":
         return {}
     root = os.fsencode(config.path)

@@ -31,6 +31,7 @@ from glann.runtime.files import load_json
 from glann.sample.animation import save_animation, seeds_of
 
 MOST = 64  # images of a grid
+ALL_CLASSES = "all classes"
 GALLERY = 800  # px
 SIDE = 192  # px, to which images are enlarged
 LARGEST_UPLOAD = "20mb"
@@ -118,6 +119,7 @@ def _sample_tab(model: PageModel, page: gr.Blocks) -> None:
             seed = gr.Number(0, label="seed", precision=0, minimum=0)
             truncation = gr.Slider(0.1, 1.5, 1.0, step=0.05, label="truncation", info="lower: more typical")
             count = gr.Slider(1, MOST, 16, step=1, label="images")
+            of_class = _class_choice(model)
             draw = gr.Button("Draw", variant="primary")
             more = gr.Button("More like the chosen one", interactive=False)
             told = gr.Markdown("Click an image to choose it.")
@@ -128,8 +130,8 @@ def _sample_tab(model: PageModel, page: gr.Blocks) -> None:
         pictures = [_enlarged(image) for image in drawn.images]
         return pictures, drawn, None, gr.Button(interactive=False), "Click an image."
 
-    def sample(seed: float, truncation: float, count: float) -> tuple[Any, ...]:
-        return show(model.grid(_count(count), _whole(seed), truncation))
+    def sample(seed: float, truncation: float, count: float, of_class: str) -> tuple[Any, ...]:
+        return show(model.grid(_count(count), _whole(seed), truncation, _class_name(of_class)))
 
     def more_like(drawn: Drawn | None, chosen: int | None, seed: float, count: float) -> tuple[Any, ...]:
         if drawn is None or chosen is None or not 0 <= chosen < len(drawn.noise):
@@ -140,7 +142,8 @@ def _sample_tab(model: PageModel, page: gr.Blocks) -> None:
         return event.index, gr.Button(interactive=True), f"Image {event.index + 1} is chosen."
 
     outputs = [gallery, shown, chosen, more, told]
-    gr.on([page.load, draw.click, seed.submit], _with_messages(sample), [seed, truncation, count], outputs)
+    inputs = [seed, truncation, count, of_class]
+    gr.on([page.load, draw.click, seed.submit], _with_messages(sample), inputs, outputs)
     more.click(_with_messages(more_like), [shown, chosen, seed, count], outputs)
     gallery.select(choose, None, [chosen, more, told])
 
@@ -151,18 +154,29 @@ def _walk_tab(model: PageModel) -> None:
             seeds = gr.Textbox("0, 1", label="seeds to visit")
             steps = gr.Slider(5, 60, 20, step=1, label="pictures from one to the next")
             truncation = gr.Slider(0.1, 1.5, 1.0, step=0.05, label="truncation")
+            of_class = _class_choice(model)
             draw = gr.Button("Walk", variant="primary")
         with gr.Column(scale=3):
             shown = gr.Image(label="walk", type="filepath", show_label=False, interactive=False, height=300)
             saved = gr.File(label="animation", interactive=False)
 
-    def walk(seeds: str, steps: float, truncation: float) -> tuple[str, str]:
-        frames = model.walk(seeds_of(seeds or ""), max(1, int(steps)), truncation)
+    def walk(seeds: str, steps: float, truncation: float, of_class: str) -> tuple[str, str]:
+        frames = model.walk(seeds_of(seeds or ""), max(1, int(steps)), truncation, _class_name(of_class))
         path = Path(tempfile.mkdtemp(dir=UPLOADS)) / "walk.webp"
         save_animation(path, frames)
         return str(path), str(path)
 
-    draw.click(_with_messages(walk), [seeds, steps, truncation], [shown, saved])
+    draw.click(_with_messages(walk), [seeds, steps, truncation, of_class], [shown, saved])
+
+
+def _class_choice(model: PageModel) -> gr.Dropdown:
+    """Return the field for a class; it is not shown if the model has none."""
+    classes = model.generator.classes
+    return gr.Dropdown([ALL_CLASSES, *classes], value=ALL_CLASSES, label="class", visible=bool(classes))
+
+
+def _class_name(chosen: str) -> str | None:
+    return None if chosen == ALL_CLASSES else str(chosen)
 
 
 def _photo_tab(model: PageModel) -> None:

@@ -26,11 +26,15 @@ LIKE = 0.35  # of the way from a sample to others, where samples like it are dra
 
 @dataclass(frozen=True)
 class Drawn:
-    """A grid: images uint8 [n, h, w, c], the noise float32 [n, e] that they come from, and its truncation."""
+    """A grid: images uint8 [n, h, w, c], and what they come from.
+
+    That is noise float32 [n, e], its truncation, and classes int64 [n], if the model has any.
+    """
 
     images: NDArray[np.uint8]
     noise: Tensor
     truncation: float
+    labels: Tensor | None
 
 
 class PageModel:
@@ -56,18 +60,22 @@ class PageModel:
         # Networks run one call at a time: two at once would be slower than both in turn.
         self._lock = threading.Lock()
 
-    def grid(self, count: int, seed: int, truncation: float) -> Drawn:
+    def grid(self, count: int, seed: int, truncation: float, class_name: str | None = None) -> Drawn:
         """Draw the images of `Generator.sample`."""
-        return self._drawn(noise_rows(0, count, self._noise_dim, seed, "sample"), truncation)
+        labels = self.generator.labels(count, seed, class_name)
+        return self._drawn(noise_rows(0, count, self._noise_dim, seed, "sample"), truncation, labels)
 
     def more_like(self, drawn: Drawn, chosen: int, count: int, seed: int) -> Drawn:
         """Draw one image of a grid again, and others like it."""
         noise = drawn.noise[chosen : chosen + 1]
         others = noise_rows(0, count, self._noise_dim, seed, "page", "more")
         nearby = slerp(noise.expand_as(others), others, torch.tensor(LIKE))
-        return self._drawn(torch.cat([noise, nearby[1:]]), drawn.truncation)
+        of_chosen = None if drawn.labels is None else drawn.labels[chosen].expand(count)
+        return self._drawn(torch.cat([noise, nearby[1:]]), drawn.truncation, of_chosen)
 
-    def walk(self, seeds: list[int], steps: int, truncation: float) -> NDArray[np.uint8]:
+    def walk(
+        self, seeds: list[int], steps: int, truncation: float, class_name: str | None = None
+    ) -> NDArray[np.uint8]:
         """Draw the way from one sample to the next, uint8 [t, h, w, c].
 
         Raises
@@ -79,7 +87,7 @@ class PageModel:
         if frames > MOST_FRAMES or frames * math.prod(self.generator.shape) > MOST_WALKED:
             raise GlannError("too many pictures: visit fewer seeds, or take fewer steps")
         with self._lock:
-            return walk(self.generator, seeds, steps, truncation)
+            return walk(self.generator, seeds, steps, truncation, class_name)
 
     def find(self, photo: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8], Tensor, bool]:
         """Put a photograph into the model.
@@ -126,7 +134,7 @@ class PageModel:
     def _noise_dim(self) -> int:
         return self.generator.mapping.architecture.noise_dim
 
-    def _drawn(self, noise: Tensor, truncation: float) -> Drawn:
+    def _drawn(self, noise: Tensor, truncation: float, labels: Tensor | None) -> Drawn:
         with self._lock:
-            images = self.generator.decode(self.generator.map(noise, truncation), quiet=True)
-        return Drawn(images, noise, truncation)
+            images = self.generator.decode(self.generator.map(noise, truncation, labels), quiet=True)
+        return Drawn(images, noise, truncation, labels)

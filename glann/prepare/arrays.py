@@ -48,6 +48,30 @@ def open_images(config: Prepare) -> NDArray[Any]:
     return array
 
 
+def open_labels(config: Prepare, images: int) -> NDArray[Any] | None:
+    """Read the file of labels that `config` names, integers [n], or return None if it names none.
+
+    Raises
+    ------
+    GlannError
+        If it is something else, or if there is not one for each of `images` images.
+    """
+    if config.labels is None:
+        return None
+    try:
+        labels = load_npy(config.labels)
+    except GlannError as error:
+        raise GlannError(f"prepare.labels: {error}") from None
+    except OSError as error:
+        raise GlannError(f"prepare.labels: {config.labels}: {error.strerror or error}") from None
+    if labels.dtype.kind not in "iu" or labels.shape != (images,):
+        raise GlannError(
+            f"prepare.labels: {config.labels} is {labels.dtype} {list(labels.shape)}; expected integers "
+            f"[{images}], one for each image of prepare.path"
+        )
+    return labels
+
+
 def remedy(array: NDArray[Any], bad: Sequence[int]) -> str:
     """Say what to do about bad rows, if they are too few to tell whether the whole array has other units."""
     rows = _spread(array, bad)

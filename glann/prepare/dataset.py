@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from glann.errors import GlannError
+from glann.images.classes import Classes, numbered, save_classes
 from glann.images.png import grid, save_png
 from glann.prepare.likeness import Picture, read_all
 from glann.prepare.reading import BYTES_PER_PIXEL, Pixels
@@ -68,7 +69,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             closing(_read(source, order, wanted, config, processes)) as pictures,
         ):
             train, holdout = _Images(train_file), _Images(holdout_file)
-            bad, names = _split(pictures, source, wanted, config, train, holdout, repeats)
+            bad, rows = _split(pictures, source, wanted, config, train, holdout, repeats)
         left_out = len(repeats.left_out) if repeats else 0
         taken = holdout.count + train.count // (2 if config.mirror else 1)
         _check_bad(source, bad, taken + left_out, config)
@@ -86,7 +87,10 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             repeats.compare()
         unmirrored = images[:: 2 if config.mirror else 1]
         write_review(inside / "review.html", bad_files, repeats, unmirrored, held_out)
+        names = {array: [source.name(i) for i in items] for array, items in rows.items()}
         save_json(inside / "names.json", names)
+        classes = _classes(source, rows)
+        save_classes(inside / "classes.json", classes)
         save_json(inside / "repeats.json", repeats.named() if repeats else None)
         dataset = {
             "source": config.source,
@@ -97,6 +101,7 @@ def prepare(config: Prepare, seed: int, folder: Path, processes: int | None = No
             "taken": taken,
             "train": train.count,
             "holdout": holdout.count,
+            "classes": len(classes.names) if classes else 0,
             "bad": len(bad),
             "bad_files": bad_files,
             "channel_means": train.channel_means(),
@@ -114,7 +119,7 @@ def _split(
     train: "_Images",
     holdout: "_Images",
     repeats: Repeats | None,
-) -> tuple[dict[int, str], dict[str, list[str]]]:
+) -> tuple[dict[int, str], dict[str, list[int]]]:
     """Share pictures out between the two arrays, until there are `wanted`.
 
     What cannot be used is replaced by the next one in the random order: `count` counts good images.
@@ -122,10 +127,10 @@ def _split(
     Returns
     -------
     tuple
-        By number of the item: why it cannot be used. By array: the name of each row.
+        By number of the item: why it cannot be used. By array: the number of the item of each row.
     """
     bad: dict[int, str] = {}
-    names: dict[str, list[str]] = {"images": [], "holdout": []}
+    rows: dict[str, list[int]] = {"images": [], "holdout": []}
     with progress("prepare", wanted, "images") as advance:
         taken = 0
         for i, picture in pictures:
@@ -135,22 +140,30 @@ def _split(
             pixels, like = picture
             if holdout.count < config.holdout:
                 holdout.append(pixels)
-                names["holdout"].append(source.name(i))
+                rows["holdout"].append(i)
                 if repeats and like:
                     repeats.hold_out(source.name(i), pixels, like)
             elif repeats and like and repeats.leaves_out(source.name(i), pixels, like):
                 continue
             else:
                 train.append(pixels)
-                names["images"].append(source.name(i))
+                rows["images"].append(i)
                 if config.mirror:
                     train.append(np.ascontiguousarray(pixels[:, ::-1]))
-                    names["images"].append(source.name(i))
+                    rows["images"].append(i)
             taken += 1
             advance(1)
             if taken == wanted:
                 break
-    return bad, names
+    return bad, rows
+
+
+def _classes(source: Source, rows: Mapping[str, Sequence[int]]) -> Classes | None:
+    """Return the classes of the rows of both arrays, or None if there are fewer than two."""
+    if source.class_of is None:
+        return None
+    train, holdout = ([source.class_of(i) for i in rows[array]] for array in ("images", "holdout"))
+    return numbered(train, holdout) if len({*train, *holdout}) > 1 else None
 
 
 def random_order(source: Source, seed: int) -> NDArray[np.int64]:
@@ -168,6 +181,8 @@ def random_order(source: Source, seed: int) -> NDArray[np.int64]:
 def _summary(dataset: Mapping[str, Any], bad: Mapping[int, str], repeats: Repeats | None) -> str:
     """Say in one line what was taken, and what was not."""
     text = f"prepare: {dataset['train']:,} training images and {dataset['holdout']:,} held out"
+    if dataset["classes"]:
+        text += f", of {dataset['classes']:,} classes"
     left_out, kept = (len(repeats.left_out), len(repeats.among_training)) if repeats else (0, 0)
     if bad:
         reasons = ", ".join(f"{reason} ({n})" for reason, n in Counter(bad.values()).most_common(REASONS))

@@ -29,7 +29,13 @@ LFW_FACE = (62, 70, 187, 195)  # left, top, right, bottom: scikit-learn's rows, 
 def _torchvision(name: str, cache: Path) -> Source:
     from torchvision import datasets  # noqa: PLC0415 (two seconds, only here)
 
-    return rows_of(np.asarray(getattr(datasets, name)(cache, train=True, download=True).data))
+    images = getattr(datasets, name)(cache, train=True, download=True)
+    # digits are called "3 - three"
+    return rows_of(
+        np.asarray(images.data),
+        np.asarray(images.targets).tolist(),
+        [name.split(" - ")[0] for name in images.classes],
+    )
 
 
 def _celeba(cache: Path) -> Source:
@@ -43,7 +49,9 @@ def _celeba(cache: Path) -> Source:
 def _olivetti(cache: Path) -> Source:
     from sklearn.datasets import fetch_olivetti_faces  # noqa: PLC0415
 
-    return rows_of(fetch_olivetti_faces(data_home=cache).images)
+    faces = fetch_olivetti_faces(data_home=cache)
+    people = [str(i) for i in range(faces.target.max() + 1)]
+    return rows_of(faces.images, faces.target.tolist(), people)
 
 
 def _lfw(cache: Path) -> Source:

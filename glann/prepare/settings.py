@@ -22,6 +22,9 @@ class Prepare(Section):
     """avatars (drawn by the program), folder, npy, mnist, fashion_mnist, cifar10, celeba, olivetti or lfw"""
     path: PathText = "data/raw"
     """for folder: the folder, including its subfolders; for npy: the file, [n, h, w] or [n, h, w, c]"""
+    labels: PathText | None = None
+    """for npy: file with the number of each image's class, integers [n]; null: no classes (with folder,
+    subfolders are the classes)"""
     count: int | None = Field(8000, ge=3, le=LARGEST)
     """number of images to use, including the hold-out; null: all of them (avatars need a number)"""
     resolution: int = Field(64, ge=16, le=1024)
@@ -45,6 +48,8 @@ class Prepare(Section):
     def _possible(self) -> Self:
         if self.source == "avatars" and self.count is None:
             raise ValueError("count: avatars are drawn on demand, so set their number, e.g. 8000")
+        if self.labels is not None and self.source != "npy":
+            raise ValueError("labels: only read if prepare.source is npy; set it to null")
         if self.count is not None and self.holdout >= self.count:
             raise ValueError(
                 f"holdout: {self.holdout} of {self.count} images leave none to train on; "

@@ -28,15 +28,30 @@ class Source:
     """largest number of pixels of an item"""
     in_random_order: bool = False
     """whether the items need no shuffling"""
+    class_of: Callable[[int], str] | None = None
+    """returns the name of the class of item i; None: there are no classes"""
 
 
-def files_of(names: Sequence[bytes], root: bytes, repair: str, box: Box | None = None) -> Source:
+def files_of(
+    names: Sequence[bytes],
+    root: bytes,
+    repair: str,
+    box: Box | None = None,
+    class_of: Callable[[int], str] | None = None,
+) -> Source:
     """Make a source of files `names` below `root`; each picture is cut to `box`, if one is given."""
     decode = partial(decode_file, root=root, box=box)
-    return Source(names, decode, lambda i: printable(names[i]), lambda _: repair)
+    return Source(names, decode, lambda i: printable(names[i]), lambda _: repair, class_of=class_of)
 
 
-def rows_of(array: NDArray[Any]) -> Source:
-    """Make a source of the rows of an array: [n, h, w] or [n, h, w, c]."""
+def rows_of(array: NDArray[Any], labels: Sequence[int], names: Sequence[str]) -> Source:
+    """Make a source of the rows of an array, [n, h, w] or [n, h, w, c], and their classes by number."""
     pixels = array.shape[1] * array.shape[2]
-    return Source(array, decode_row, "row {}".format, partial(remedy, array), pixels)
+    return Source(
+        array,
+        decode_row,
+        "row {}".format,
+        partial(remedy, array),
+        pixels,
+        class_of=lambda i: names[int(labels[i])],
+    )

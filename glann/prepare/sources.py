@@ -1,14 +1,15 @@
 """Where images come from: one function per source."""
 
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from glann.errors import GlannError
-from glann.prepare.arrays import open_images, remedy
+from glann.prepare.arrays import open_images, open_labels, remedy
 from glann.prepare.avatars import draw_avatar
 from glann.prepare.downloads import DOWNLOADED, downloading
-from glann.prepare.listing import names_in
+from glann.prepare.listing import names_in, printable
 from glann.prepare.reading import RowsOf
 from glann.prepare.settings import Prepare
 from glann.prepare.source import Source, files_of
@@ -71,19 +72,33 @@ def _folder(config: Prepare, seed: int) -> Source:
             f"prepare.path: no files in {path} or its subfolders; put images there "
             "(hidden files, notes such as a.txt, and linked folders do not count)"
         )
-    return files_of(names, root, "remove or repair them")
+    return files_of(names, root, "remove or repair them", class_of=_subfolder_of(names, root))
+
+
+def _subfolder_of(names: Sequence[bytes], root: bytes) -> Callable[[int], str] | None:
+    """Return what tells the class of file i: the subfolder of `root` that it is in, if all are in several."""
+    parts = [name.split(os.fsencode(os.sep), 1) for name in names]
+    # A folder that cannot be read is listed too, as a name of its own.
+    beside = [
+        name for name, *inside in parts if not inside and not Path(os.fsdecode(root + b"/" + name)).is_dir()
+    ]
+    if beside or len({first for first, *_ in parts}) < 2:
+        return None
+    return lambda i: printable(parts[i][0])
 
 
 def _npy(config: Prepare, seed: int) -> Source:
     """Take the rows of an .npy file, by number."""
     _not_our_own(config.path, "an array", "data/raw/images.npy")
     array = open_images(config)
+    labels = open_labels(config, len(array))
     return Source(
         range(len(array)),
         RowsOf(config.path),
         "row {}".format,
         partial(remedy, array),
         pixels=array.shape[1] * array.shape[2],
+        class_of=None if labels is None else lambda i: str(labels[i]),
     )
 
 

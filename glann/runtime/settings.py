@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 LARGEST = 10**9  # bound of integers without a tighter one: their products still fit into 64 bits
 MOST_DIMENSIONS = 2**20  # bound of latent and noise sizes in files
+MOST_CLASSES = 10_000  # of a conditional mapping
 
 
 def _without_nul(text: str) -> str:

@@ -24,7 +24,11 @@ SIDE = 256  # px, to which smaller pictures are enlarged
 
 
 def walk(
-    generator: Generator, seeds: Sequence[int], steps: int = STEPS, truncation: float = 1.0
+    generator: Generator,
+    seeds: Sequence[int],
+    steps: int = STEPS,
+    truncation: float = 1.0,
+    class_name: str | None = None,
 ) -> NDArray[np.uint8]:
     """Draw the way from sample to sample, and back to the first one.
 
@@ -36,7 +40,7 @@ def walk(
         Two or more; each stands for the first image of `Generator.sample` with this seed.
     steps
         Images from one sample to the next.
-    truncation
+    truncation, class_name
         As in `Generator.sample`.
 
     Returns
@@ -48,8 +52,10 @@ def walk(
         raise GlannError("seeds: name at least two, e.g. 1,5,9")
     e = generator.mapping.architecture.noise_dim
     noise = torch.cat([noise_rows(0, 1, e, seed, "sample") for seed in seeds])
+    labels = [of for seed in seeds if (of := generator.labels(1, seed, class_name)) is not None]
+    ends = (torch.cat(labels), torch.cat(labels).roll(-1)) if labels else None
     # Each part ends where the next one begins, so its last image is left out.
-    images = generator.between(noise, noise.roll(-1, dims=0), steps + 1, truncation)[:, :-1]
+    images = generator.between(noise, noise.roll(-1, dims=0), steps + 1, truncation, ends)[:, :-1]
     return images.reshape(-1, *images.shape[2:])
 
 

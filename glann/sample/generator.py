@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from glann.runtime.memory import check_memory
 from glann.runtime.progress import progress
 from glann.runtime.randomness import BLOCK, noise_rows
 from glann.runtime.settings import Compute
+
+MOST_LISTED = 20  # classes in a message
 
 
 class Generator:
@@ -53,6 +55,11 @@ class Generator:
         made = self.decoder.architecture
         return made.size, made.size, made.channels
 
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that can be asked for; empty if the mapping was fitted without them."""
+        return self.mapping.architecture.classes
+
     @classmethod
     def load(cls, path: str | Path, compute: Compute | None = None) -> "Generator":
         """Read a generator file.
@@ -75,7 +82,9 @@ class Generator:
         """Write both networks as one safetensors file, with their architectures in the header."""
         save_generator(path, self.mapping, self.decoder)
 
-    def sample(self, count: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
+    def sample(
+        self, count: int, seed: int = 0, truncation: float = 1.0, class_name: str | None = None
+    ) -> NDArray[np.uint8]:
         """Draw images.
 
         Parameters
@@ -86,19 +95,31 @@ class Generator:
             The same seed gives the same images. A larger count begins with the images of a smaller one.
         truncation
             Factor on the noise. Below 1, it shortens residuals too: images are more typical and less varied.
+        class_name
+            One of `classes`, if there are any. Default: a class is drawn for each image, as often as it is in
+            the training images.
+
+        Raises
+        ------
+        GlannError
+            If there is no such class.
 
         Returns
         -------
         NDArray
             uint8 [count, h, w, c].
         """
-        return _collect(self.stream(count, seed, truncation), count)
+        return _collect(self.stream(count, seed, truncation, class_name), count)
 
-    def stream(self, count: int, seed: int = 0, truncation: float = 1.0) -> Iterator[NDArray[np.uint8]]:
+    def stream(
+        self, count: int, seed: int = 0, truncation: float = 1.0, class_name: str | None = None
+    ) -> Iterator[NDArray[np.uint8]]:
         """Yield the images of `sample` in blocks uint8 [b, h, w, c], so they need not fit into memory."""
-        return self.decode_blocks(self.sample_latents(count, seed, truncation))
+        return self.decode_blocks(self.sample_latents(count, seed, truncation, class_name))
 
-    def sample_latents(self, count: int, seed: int = 0, truncation: float = 1.0) -> Tensor:
+    def sample_latents(
+        self, count: int, seed: int = 0, truncation: float = 1.0, class_name: str | None = None
+    ) -> Tensor:
         """Draw the latents of the images of `sample`: float32 [count, d] on the device."""
         if count < 1:
             raise GlannError(f"count: {count}; draw at least one image")
@@ -106,9 +127,35 @@ class Generator:
         e, d = self.mapping.architecture.noise_dim, self.mapping.architecture.latent_dim
         check_memory("sample", 4 * whole * (e + 3 * d), self.execution, f"the number of images ({count})")
         noise = noise_rows(0, whole, e, seed, "sample")
-        return self.map(noise, truncation)[:count]
+        return self.map(noise, truncation, self.labels(whole, seed, class_name))[:count]
 
-    def interpolate(self, rows: int, steps: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
+    def labels(self, count: int, seed: int = 0, class_name: str | None = None) -> Tensor | None:
+        """Return the classes of the images of `sample`, int64 [count], or None if there are no classes."""
+        known = self.mapping.architecture.classes
+        if class_name is not None and class_name not in known:
+            there = ", ".join(map(repr, known[:MOST_LISTED])) + ", ..." * (len(known) > MOST_LISTED)
+            raise GlannError(
+                f"class: no class {class_name[:60]!r}; there are: {there}"
+                if known
+                else "class: this model has none; fit it with imle.conditional: true"
+            )
+        if not known:
+            return None
+        if class_name is not None:
+            return torch.full((count,), known.index(class_name))
+        draws = torch.special.ndtr(noise_rows(0, count, 1, seed, "sample", "class").double())[:, 0]
+        counts = self.mapping.architecture.class_counts
+        shares = torch.tensor(counts, dtype=torch.float64).cumsum(0)
+        return torch.searchsorted(shares / shares[-1], draws).clamp(max=len(known) - 1)
+
+    def interpolate(
+        self,
+        rows: int,
+        steps: int,
+        seed: int = 0,
+        truncation: float = 1.0,
+        class_name: str | None = None,
+    ) -> NDArray[np.uint8]:
         """Draw images between pairs of samples, by slerp of their noise (arXiv:1609.04468).
 
         Parameters
@@ -117,7 +164,7 @@ class Generator:
             Number of pairs. Row i goes from image 2i to image 2i + 1 of `sample` with the same seed.
         steps
             Images per row including both ends, 2 or more.
-        seed, truncation
+        seed, truncation, class_name
             As in `sample`.
 
         Returns
@@ -130,9 +177,18 @@ class Generator:
         if steps < 2:
             raise GlannError(f"steps: {steps}; an interpolation needs at least its two ends")
         noise = noise_rows(0, 2 * rows, self.mapping.architecture.noise_dim, seed, "sample")
-        return self.between(noise[0::2], noise[1::2], steps, truncation)
+        labels = self.labels(2 * rows, seed, class_name)
+        of_ends = None if labels is None else (labels[0::2], labels[1::2])
+        return self.between(noise[0::2], noise[1::2], steps, truncation, of_ends)
 
-    def between(self, starts: Tensor, ends: Tensor, steps: int, truncation: float = 1.0) -> NDArray[np.uint8]:
+    def between(
+        self,
+        starts: Tensor,
+        ends: Tensor,
+        steps: int,
+        truncation: float = 1.0,
+        labels: tuple[Tensor, Tensor] | None = None,
+    ) -> NDArray[np.uint8]:
         """Draw images on the way from one noise to another.
 
         Parameters
@@ -143,6 +199,8 @@ class Generator:
             Images per way including both ends, 2 or more.
         truncation
             As in `sample`.
+        labels
+            Classes of starts and of ends, both int64 [n], if there are classes.
 
         Returns
         -------
@@ -155,27 +213,50 @@ class Generator:
         weights = torch.linspace(0, 1, steps)[None, :, None]
         path = slerp(starts[:, None], ends[:, None], weights)  # => [n, steps, e]
         path[:, 0], path[:, -1] = starts, ends
-        unit = self._in_blocks(self.mapping.unit, path.flatten(0, 1)).unflatten(0, (rows, steps))
+        unit = self._units(path, labels and labels[0])
+        if labels:  # from one class to another, the outputs of both turn into each other
+            unit = slerp(unit, self._units(path, labels[1]), weights.to(unit.device))
         # The nearest anchor changes abruptly along the way, so residuals turn smoothly from one end's to the
         # other's.
-        at_ends = [self._in_blocks(self.mapping.nearest_residual, unit[:, i]) for i in (0, -1)]
+        at_ends = [
+            self._in_blocks(self.mapping.nearest_residual, unit[:, i], labels and labels[i]) for i in (0, -1)
+        ]
         first, last = (min(truncation, 1.0) * residual[:, None] for residual in at_ends)
         residual = slerp(first, last, weights.to(unit.device))
         images = self.decode(self.mapping.from_unit(unit, residual).flatten(0, 1))
         return images.reshape(rows, steps, *images.shape[1:])
 
-    def map(self, noise: Tensor, truncation: float = 1.0) -> Tensor:
-        """Map noise float32 [n, e] to latents float32 [n, d] on the device; for truncation see `sample`."""
+    def _units(self, path: Tensor, labels: Tensor | None) -> Tensor:
+        """Map noise [n, steps, e] of classes int64 [n] to unit coordinates [n, steps, d]."""
+        of_all = None if labels is None else labels.repeat_interleave(path.shape[1])
+        return self._in_blocks(self.mapping.unit, path.flatten(0, 1), of_all).unflatten(0, path.shape[:2])
+
+    def map(self, noise: Tensor, truncation: float = 1.0, labels: Tensor | None = None) -> Tensor:
+        """Map noise float32 [n, e] to latents float32 [n, d] on the device.
+
+        For truncation see `sample`. A conditional model also needs the class of each row, int64 [n].
+        """
         e = self.mapping.architecture.noise_dim
         if noise.ndim != 2 or noise.shape[1] != e or len(noise) == 0:
             raise GlannError(f"noise: expected [n, {e}], found {list(noise.shape)}")
-        return self._in_blocks(lambda block: self.mapping(block, truncation), noise)
+        if bool(self.classes) != (labels is not None) or (labels is not None and len(labels) != len(noise)):
+            wanted = f"int64 [{len(noise)}]" if self.classes else "none, as the model has no classes"
+            raise GlannError(f"labels: expected {wanted}")
+        return self._in_blocks(
+            lambda block, of_block: self.mapping(block, of_block, truncation), noise, labels
+        )
 
     @torch.no_grad()
-    def _in_blocks(self, function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-        """Apply a function of rows [b, ...] block by block, on the device."""
+    def _in_blocks(
+        self, function: Callable[[Tensor, Tensor | None], Tensor], rows: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """Apply a function of rows [b, ...] and their classes block by block, on the device."""
         blocks = _whole_blocks(rows.to(self.execution.device))
-        return torch.cat([function(block) for block in blocks])[: len(rows)]
+        of_blocks: Sequence[Tensor | None] = [None] * len(blocks)
+        if labels is not None:
+            of_blocks = _whole_blocks(labels.to(self.execution.device))
+        found = [function(block, of_block) for block, of_block in zip(blocks, of_blocks, strict=True)]
+        return torch.cat(found)[: len(rows)]
 
     def decode(self, latents: Tensor, quiet: bool = False) -> NDArray[np.uint8]:
         """Project latents float32 [n, d] to the unit sphere and decode them to images uint8 [n, h, w, c].
@@ -230,4 +311,4 @@ def _whole_blocks(rows: Tensor) -> list[Tensor]:
     on that row only.
     """
     missing = -len(rows) % BLOCK
-    return list(F.pad(rows, (0, 0, 0, missing)).split(BLOCK))
+    return list(F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing)).split(BLOCK))

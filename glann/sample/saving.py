@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from glann.errors import GlannError
-from glann.images.png import grid, save_png, save_png_quickly
+from glann.images.png import grid, save_labelled_rows, save_png, save_png_quickly
 from glann.runtime.compute import cores
 from glann.runtime.files import check_writable, check_writable_folder, replacing
 from glann.runtime.npy import NpyWriter
@@ -28,6 +29,9 @@ WAITING = 256  # most images that wait to be written
 def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     """Write grid.png, interpolation.png, interpolation.webp and images/*.png into `folder`.
 
+    With a conditional model, images are drawn of one class after the other, from the same noise, and grid.png
+    has a row per class.
+
     Parameters
     ----------
     generator
@@ -37,12 +41,20 @@ def draw_samples(generator: Generator, config: Sample, folder: Path) -> None:
     folder
         An existing folder.
     """
-    images = generator.sample(config.count, config.seed, config.truncation)
+    classes = generator.classes[: config.count]
+    each = config.count // len(classes) if classes else config.count
+    wanted: list[str | None] = [*classes] or [None]
+    latents = [generator.sample_latents(each, config.seed, config.truncation, name) for name in wanted]
+    images = generator.decode(torch.cat(latents))
     strips = generator.interpolate(
         config.interpolations, config.interpolation_steps, config.seed, config.truncation
     )
     save_images(images, folder / "images")
-    save_png(folder / "grid.png", grid(images))
+    if classes:
+        by_class = images.reshape(len(classes), each, *images.shape[1:])
+        save_labelled_rows(folder / "grid.png", [*zip(classes, by_class, strict=True)])
+    else:
+        save_png(folder / "grid.png", grid(images))
     save_png(folder / "interpolation.png", grid(strips.reshape(-1, *images.shape[1:]), strips.shape[1]))
     rows = max(1, min(config.interpolations, MOST_MOVING, MOVING_BYTES // (STEPS * images[0].nbytes)))
     moving = generator.interpolate(rows, STEPS, config.seed, config.truncation)

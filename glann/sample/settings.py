@@ -14,7 +14,8 @@ class Sample(Section):
     """Which pictures the sample stage draws."""
 
     count: int = Field(64, ge=1, le=LARGEST)
-    """number of images in the grid and in the folder of single images"""
+    """number of images in the grid and in the folder of single images; of a conditional model, shared equally
+    between classes"""
     seed: int = Field(0, ge=0, lt=2**63)
     """which images to draw; the same seed gives the same images"""
     truncation: float = Field(1.0, gt=0, le=10)

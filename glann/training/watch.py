@@ -89,7 +89,7 @@ class Watch:
     def look(
         self,
         network: nn.Module,
-        inputs: Tensor,
+        inputs: Sequence[Tensor],
         history: Sequence[dict[str, float]],
         done: float,
         execution: Execution,
@@ -99,7 +99,8 @@ class Watch:
         Parameters
         ----------
         network, inputs
-            What draws, and of what: the first `SHOWN` rows count. The mode of the network is put back.
+            What draws, and its arguments, of which the first `SHOWN` rows count. The mode of the network is
+            put back.
         history
             Of the run, with a loss per finished epoch.
         done
@@ -112,8 +113,8 @@ class Watch:
         try:
             network.eval()
             with torch.no_grad(), execution.autocast():
-                parts = inputs[:SHOWN].split(AT_ONCE)
-                images = np.concatenate([to_uint8(self.decode(network(part)).float()) for part in parts])
+                parts = zip(*(rows[:SHOWN].split(AT_ONCE) for rows in inputs), strict=True)
+                images = np.concatenate([to_uint8(self.decode(network(*part)).float()) for part in parts])
             picture = grid(images, 16)
             self._write(picture, history, done)
             self._log(lambda to: to.picture("pictures", picture, len(history)))

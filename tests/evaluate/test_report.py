@@ -34,6 +34,7 @@ def evaluation(*names: str) -> Evaluation:
         nearest=images,
         searched=20,
         weakest=[("missed", images[:3])],
+        classes={},
     )
 
 

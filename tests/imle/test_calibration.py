@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from small import SMALL, clusters
 
-from glann.imle.calibration import correct_moments, keep_residuals, moments
+from glann.imle.calibration import borrowed_residuals, moment_correction, moments
 from glann.imle.fit import fit_imle
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.networks.mappings.settings import Mapping
@@ -66,7 +66,9 @@ def test_off_the_sphere_even_the_least_spread_is_corrected_exactly():
     outputs = torch.randn(5000, 16, generator=stream(0, "outputs")) * spreads.flip(0).add(spreads) + 0.1
     mean, covariance = moments([latents])
     mapping = mapping_of(16, on_sphere=False)
-    correct_moments(mapping, outputs, mean, covariance)
+    mapping.matrix, mapping.offset = (
+        part.float() for part in moment_correction(mapping, outputs, mean, covariance)
+    )
     reached, spread = moments(mapping.corrected(outputs).split(700))
     assert torch.allclose(reached, mean, atol=1e-6)
     relative = torch.linalg.solve(covariance, spread) - torch.eye(16)
@@ -84,11 +86,11 @@ def test_correcting_moments_takes_little_memory_beside_the_samples():
     code = """
 import resource, torch
 from test_calibration import mapping_of
-from glann.imle.calibration import correct_moments, moments
+from glann.imle.calibration import moment_correction, moments
 samples = torch.nn.functional.normalize(torch.randn(65_536, 128), dim=1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
-correct_moments(mapping_of(128, True), samples, *moments([samples[:500]]))
+moment_correction(mapping_of(128, True), samples, *moments([samples[:500]]))
 print(peak() - before)
 """
     environment = os.environ | {
@@ -148,11 +150,16 @@ def test_residuals_of_pairs_nearby_give_back_what_a_regression_leaves(cpu: Execu
 
 def test_an_anchor_borrows_its_residual_from_a_neighbour():
     architecture = MappingArchitecture(config=SMALL.mapping, noise_dim=2, latent_dim=3)
-    mapping = MappingNetwork(architecture)
     candidates = torch.randn(200, 3, generator=stream(0, "candidates"))
     pulls = torch.randn(200, 3, generator=stream(0, "pulls"))
-    keep_residuals(mapping, candidates, candidates + pulls, 0.5, stream(0, "draws"))
-    residuals = mapping.nearest_residual(candidates)
+
+    def kept(rows: list[int], share: float) -> MappingNetwork:
+        mapping, matched = MappingNetwork(architecture), candidates[rows]
+        draws = stream(0, "draws")
+        mapping.set_residuals(*borrowed_residuals(matched, matched + pulls[: len(rows)], share, draws))
+        return mapping
+
+    residuals = kept([*range(200)], 0.5).nearest_residual(candidates)
     apart, lenders = (0.5 * pulls[:, None] - residuals).norm(dim=2).min(dim=0)
     assert apart.max() < 1e-5
     between = (candidates[:, None] - candidates).norm(dim=2)
@@ -160,18 +167,12 @@ def test_an_anchor_borrows_its_residual_from_a_neighbour():
     assert set(ranks.tolist()) == {1, 2, 3}
 
     # Three latents share the first of two candidates: it has only the fourth's residual to borrow.
-    shared = MappingNetwork(architecture)
-    keep_residuals(
-        shared, candidates[[0, 0, 0, 1]], candidates[[0, 0, 0, 1]] + pulls[:4], 1.0, stream(0, "draws")
-    )
+    shared = kept([0, 0, 0, 1], 1.0)
     assert len(shared.anchors) == 2
     assert torch.allclose(shared.nearest_residual(candidates[:1]), pulls[3:4], atol=1e-6)
-    alone = MappingNetwork(architecture)
-    keep_residuals(alone, candidates[[0, 0]], candidates[[0, 0]] + pulls[:2], 1.0, stream(0, "draws"))
-    assert not alone.nearest_residual(candidates[:5]).any()
-
-    two = MappingNetwork(architecture)
-    keep_residuals(two, candidates[:2], candidates[:2] + pulls[:2], 1.0, stream(0, "draws"))
+    assert len(kept([0, 0], 1.0).anchors) == 0
+    assert not kept([0, 0], 1.0).nearest_residual(candidates[:5]).any()
+    two = kept([0, 1], 1.0)
     assert torch.allclose(two.nearest_residual(candidates[:2]), pulls[:2].flip(0), atol=1e-6)
 
 

@@ -7,7 +7,7 @@ import torch
 from small import SMALL, clusters
 
 from glann.imle.fit import fit_imle
-from glann.imle.matching import Matching, NoiseDraws, candidate_count, map_candidates
+from glann.imle.matching import Matching, NoiseDraws, groups_of, map_candidates
 from glann.networks.layers import initialize
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution
@@ -30,10 +30,11 @@ def test_each_latent_gets_the_noise_of_its_nearest_candidate_in_any_block(
     latents = clusters()
     mapping = MappingNetwork(MappingArchitecture(config=config.mapping, noise_dim=2, latent_dim=2))
     initialize(mapping, stream(0, "mapping"))
-    matching = Matching(latents, Shard(600, 128), config, seed=5, execution=cpu)
+    groups = groups_of(config, 600, None)
+    matching = Matching(latents, Shard(600, 128), groups, config, seed=5, execution=cpu)
     matching.renew(mapping, epoch=3)
 
-    draws = NoiseDraws(candidate_count(config, 600), 2, 5, 3, torch.device("cpu"))
+    draws = NoiseDraws(groups[0], 2, 5, 3, torch.device("cpu"))
     blocks = [*draws.blocks()]
     assert [len(block) for block in blocks] == [500, 500, 200]
     noise = torch.cat(blocks)

@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 from small import small_generator
 
-from glann.imle.calibration import keep_residuals
+from glann.imle.calibration import borrowed_residuals
 from glann.page.app import launch
 from glann.page.model import PageModel
 from glann.runtime.compute import execution
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageModel]:
         with torch.no_grad():  # more contrast than initial weights have
             generator.decoder.network.to_image.weight *= 30
         pairs = torch.randn(2, 20, 8, generator=stream(0, "pairs"))
-        keep_residuals(generator.mapping, *pairs, 1.0, stream(0, "draws"))
+        generator.mapping.set_residuals(*borrowed_residuals(*pairs, 1.0, stream(0, "draws")))
         made = PageModel(generator, data, None)
         from glann.evaluate.comparison import COLUMNS
 
@@ -62,6 +62,23 @@ def test_more_like_an_image_begins_with_it_and_stays_near(model: PageModel):
     assert np.array_equal(more.images[0], drawn.images[4])
     apart = torch.nn.functional.cosine_similarity(more.noise[1:], drawn.noise[4][None], dim=1)
     assert apart.min() > 0.5 > torch.nn.functional.cosine_similarity(drawn.noise, drawn.noise[4:5]).median()
+
+
+def test_a_conditional_model_lets_the_visitor_choose_a_class(tmp_path: Path):
+    on = execution(Compute(device="cpu", precision="float32", threads=1))
+    model = PageModel(small_generator(on, classes={"cat": 3, "dog": 1}), tmp_path, None)
+    drawn = model.grid(5, 3, 1.0, "dog")
+    assert np.array_equal(drawn.images, model.generator.sample(5, 3, class_name="dog"))
+    more = model.more_like(drawn, 2, 4, 0)
+    assert more.labels is not None and more.labels.tolist() == [1, 1, 1, 1]
+    page, address = launch(model, "127.0.0.1", 0)
+    try:
+        client = Client(address, verbose=False)
+        assert len(client.predict(0, 1.0, 4, "dog", api_name="/sample")[0]) == 4
+        with pytest.raises(AppError, match="class"):
+            client.predict(0, 1.0, 4, "bird", api_name="/sample")
+    finally:
+        page.close()
 
 
 def test_many_at_once_get_their_own_grids(model: PageModel, address: str):

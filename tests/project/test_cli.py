@@ -86,6 +86,10 @@ def test_params_are_checked(tmp_path: Path):
         ("prepare: {source: folder, path: nowhere}", "prepare.path: nowhere: No such file or directory"),
         ("prepare: {source: folder, path: three, holdout: 3, count: null}", "there are only 3"),
         ("glo: {loss: {kind: perceptual, weights: no.pth}}", "no.pth: no such file"),
+        (
+            "prepare: {holdout: 2, count: null, source: folder, path: three}\nimle: {conditional: true}",
+            "no classes",
+        ),
         ("imle: {start_from: no.safetensors}", "imle.start_from: no.safetensors: no such file"),
         (
             "imle: {start_from: data/imle/x.safetensors}",
@@ -113,6 +117,19 @@ def test_a_mapping_is_fitted_to_latents_a_user_brings(tmp_path: Path):
     assert result.returncode == 0, result.stderr
     architecture = MappingNetwork.load(tmp_path / "mapping.safetensors").architecture
     assert (architecture.noise_dim, architecture.latent_dim) == (3, 6)
+
+
+def test_a_conditional_mapping_is_fitted_to_latents_and_labels_a_user_brings(tmp_path: Path):
+    np.save(tmp_path / "latents.npy", np.random.default_rng(0).normal(size=(100, 6)))
+    np.save(tmp_path / "labels.npy", np.arange(100) % 3 * 10)
+    (tmp_path / "quick.yaml").write_text("imle: {epochs: 2, noise_dim: 3}")
+    fit = ["fit-imle", "latents.npy", "--out", "mapping.safetensors", "--params", "quick.yaml", "--labels"]
+    result = glann(*fit, "labels.npy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    architecture = MappingNetwork.load(tmp_path / "mapping.safetensors").architecture
+    assert (architecture.classes, architecture.class_counts) == (["0", "10", "20"], [34, 33, 33])
+    line = fails_in_one_line(glann(*fit, "latents.npy", cwd=tmp_path))
+    assert "--labels latents.npy: expected integers [n], found float64 [100, 6]" in line
 
 
 def test_samples_at_the_command_line_are_those_of_the_library(tmp_path: Path):

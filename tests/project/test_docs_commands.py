@@ -15,6 +15,7 @@ from conftest import ROOT
 from pages import PAGES, Command, commands
 from PIL import Image
 from ruamel.yaml import YAML
+from test_conditional_pipeline import DOCUMENTED as WITH_CLASSES
 from test_docs import check_value, keys
 from tiny_pipeline import TINY
 
@@ -59,6 +60,10 @@ NOT_RUN = {
     "pip install imageio-ffmpeg": ("needs the network", "grep imageio-ffmpeg pyproject.toml"),
     "pip install -e '.[page]'": ("needs the network", "grep '^page = ' pyproject.toml"),
     "pip install -e '.[export]'": ("needs the network", "grep '^export = ' pyproject.toml"),
+    **dict.fromkeys(
+        [command for _, command in WITH_CLASSES],
+        ("test_conditional_pipeline.py runs it", "glann sample --help"),
+    ),
     "glann walk": ("names a command", "glann walk --help"),
     "glann export": ("names a command", "glann export --help"),
     "pip install -e '.[page,export]'": ("needs the network", "grep '^page = ' pyproject.toml"),

@@ -159,9 +159,7 @@ def test_a_stage_ends_with_dvc_and_writes_nothing(name: str, when: str, project:
             time.sleep(3)
         started.kill()
         started.wait()
-    killed = time.monotonic()
-    process.wait(30)
-    assert time.monotonic() - killed < 15
+    process.wait(60)  # it asks itself to stop within half a second, and ends itself after 20 more
     assert not [
         path
         for path in (project / "data" / name).iterdir()

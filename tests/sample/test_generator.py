@@ -12,7 +12,7 @@ from small import small_generator
 import glann
 from glann.errors import GlannError
 from glann.images.png import grid
-from glann.imle.calibration import fit_range, keep_residuals
+from glann.imle.calibration import borrowed_residuals, fit_range
 from glann.networks.mappings.network import MappingNetwork
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
@@ -41,7 +41,7 @@ def test_equal_seeds_give_equal_pictures_and_the_first_of_more_are_the_same(gene
 def test_a_generator_comes_back_from_its_file(generator: Generator, residuals: int, tmp_path: Path):
     if residuals:
         pairs = torch.randn(2, residuals, 8, generator=stream(0, "pairs"))
-        keep_residuals(generator.mapping, *pairs, 1.0, stream(0, "draws"))
+        generator.mapping.set_residuals(*borrowed_residuals(*pairs, 1.0, stream(0, "draws")))
     generator.save(tmp_path / "generator.safetensors")
     again = glann.Generator.load(tmp_path / "generator.safetensors", Compute(precision="float32"))
     assert np.array_equal(again.sample(3), generator.sample(3))
@@ -92,13 +92,13 @@ def test_interpolations_go_from_one_sample_to_the_next(
     latents = torch.randn(50, 8, generator=stream(0, "latents"))
     fit_range(mapping, F.normalize(latents, dim=1) if on_sphere else 3 * latents + 1)
     assert bool(mapping.on_sphere) == on_sphere
-    # As correct_moments leaves them: neither the identity nor a rotation.
+    # As moment_correction leaves them: neither the identity nor a rotation.
     mapping.matrix.add_(0.2 * torch.randn(8, 8, generator=stream(0, "matrix")))
     mapping.offset.add_(0.2 * torch.randn(8, generator=stream(0, "offset")))
     if residuals:
         anchors = F.normalize(torch.randn(50, 8, generator=stream(0, "anchors")), dim=1)
         pulls = torch.randn(50, 8, generator=stream(0, "pulls"))
-        keep_residuals(mapping, anchors, anchors + pulls, 0.5, stream(0, "draws"))
+        mapping.set_residuals(*borrowed_residuals(anchors, anchors + pulls, 0.5, stream(0, "draws")))
     samples = generator.sample(6, seed=3, truncation=truncation)
     strips = generator.interpolate(3, 5, seed=3, truncation=truncation)
     assert strips.shape == (3, 5, 16, 16, 3)

@@ -94,7 +94,7 @@ def test_pages_come_at_their_time_and_take_a_small_share_of_it(
     assert watch.due()
 
     def look() -> None:
-        watch.look(torch.nn.Identity(), torch.rand(3, 1, 8, 8), [], 0.5, cpu)
+        watch.look(torch.nn.Identity(), [torch.rand(3, 1, 8, 8)], [], 0.5, cpu)
 
     look()
     text = watch.path.read_text()
@@ -103,7 +103,7 @@ def test_pages_come_at_their_time_and_take_a_small_share_of_it(
     clock[0] += 121
     assert watch.due()
     seconds[0] = 3.0
-    watch.look(torch.nn.Identity(), torch.rand(3, 1, 8, 8), [{"epoch": 1, "loss": 2.0}], 0.5, cpu)
+    watch.look(torch.nn.Identity(), [torch.rand(3, 1, 8, 8)], [{"epoch": 1, "loss": 2.0}], 0.5, cpu)
     assert "They fall." in watch.path.read_text()
     clock[0] += 500
     assert not watch.due()  # 3 s are 0.5 % of 600 s
@@ -119,7 +119,7 @@ def test_whatever_goes_wrong_with_a_page_is_told_once(
         raise RuntimeError("CUDA out of memory")
 
     watch = Watch(tmp_path / "a.html", "a run", 2, fail)
-    watch.look(torch.nn.Identity(), torch.rand(3, 1, 8, 8), [], 0.5, cpu)
+    watch.look(torch.nn.Identity(), [torch.rand(3, 1, 8, 8)], [], 0.5, cpu)
     clock[0] = 1e9
     assert not watch.due() and "out of memory; the run goes on without" in capsys.readouterr().err
 
@@ -131,7 +131,7 @@ def test_a_page_that_cannot_be_written_does_not_stop_the_run(
     watch = Watch(tmp_path / "file/a.html", "a run", 2)
     network = torch.nn.Dropout()
     clock[0] = 1000
-    watch.look(network, torch.rand(3, 1, 8, 8), [], 0.5, cpu)
+    watch.look(network, [torch.rand(3, 1, 8, 8)], [], 0.5, cpu)
     assert network.training and not watch.begun
     clock[0] = 1e9
     assert not watch.due()
