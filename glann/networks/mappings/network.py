@@ -16,7 +16,6 @@ from glann.runtime.tensors import load_network, save_tensors
 
 NETWORKS = {"mlp": mlp, "residual": residual_mlp}
 ROWS_AT_ONCE = 1024  # compared with all anchors
-CLASS_WEIGHT = 4.0  # of the class beside the noise, whose numbers are about 1
 
 
 class MappingArchitecture(Section):
@@ -122,7 +121,7 @@ class MappingNetwork(nn.Module):
         if labels is None:
             return noise
         classes = F.one_hot(labels, len(self.architecture.classes))
-        return torch.cat([noise, CLASS_WEIGHT * classes.to(noise)], dim=1)
+        return torch.cat([noise, classes.to(noise)], dim=1)
 
     def corrected(self, projected: Tensor, labels: Tensor | None = None) -> Tensor:
         """Apply `matrix` and `offset` to projected outputs [b, d] of classes int64 [b]."""
