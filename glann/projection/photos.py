@@ -23,6 +23,7 @@ from glann.sample.generator import Generator
 
 IN_SETTINGS = "name the file in glo.loss.weights (evaluate.weights for features: vgg)"
 IN_A_ROW, MOST_SHOWN = 8, 64  # photographs in projection.png
+SHOWN_SIDE = 128  # px there, at least about
 WRITTEN = ("latents.npy", "projection.json", "projection.png", "reconstructions")
 
 
@@ -179,7 +180,12 @@ def save_projection(
 
 
 def side_by_side(pictures: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay pictures out in rows of up to 8, and below each what the model draws: uint8 [height, width, c]."""
+    """Lay pictures out in rows of up to 8, and below each what the model draws: uint8 [height, width, c].
+
+    Small ones are enlarged.
+    """
+    factor = max(1, SHOWN_SIDE // pictures.shape[1])
+    pictures, drawn = (rows.repeat(factor, axis=1).repeat(factor, axis=2) for rows in (pictures, drawn))
     columns = min(IN_A_ROW, len(pictures))
     rows = []
     for start in range(0, len(pictures), columns):

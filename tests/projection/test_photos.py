@@ -92,7 +92,7 @@ def test_what_was_found_is_written_for_each_photograph(tmp_path: Path):
     assert np.array_equal(one, 255 - pictures[4])
     picture = np.asarray(Image.open(tmp_path / "out/projection.png"))
     assert np.array_equal(picture, side_by_side(pictures, 255 - pictures))
-    for i in (0, 9):  # photographs are in rows 0 and 2, what was drawn below them
-        top, left = 2 + 36 * (i // 8), 2 + 18 * (i % 8)
-        assert np.array_equal(picture[top : top + 16, left : left + 16], pictures[i])
-        assert np.array_equal(picture[top + 18 : top + 34, left : left + 16], 255 - pictures[i])
+    for i in (0, 9):  # photographs are in rows 0 and 2, what was drawn below them; all 8 times as large
+        top, left = 2 + 260 * (i // 8), 2 + 130 * (i % 8)
+        assert np.array_equal(picture[top : top + 128 : 8, left : left + 128 : 8], pictures[i])
+        assert np.array_equal(picture[top + 130 : top + 258 : 8, left : left + 128 : 8], 255 - pictures[i])
