@@ -75,6 +75,88 @@ class Generator:
         """Write both networks as one safetensors file, with their architectures in the header."""
         save_generator(path, self.mapping, self.decoder)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        compute: Compute | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "Generator":
+        """Read a generator from the Hugging Face Hub, or from a folder written by `save_pretrained`.
+
+        Parameters
+        ----------
+        source
+            The folder, or else the name of a repository, such as "user/faces".
+        compute
+            Device, precision, threads. Default: a GPU if there is one.
+        revision
+            Branch, tag or commit of the repository. Default: its main branch.
+        token
+            For private repositories. Default: the one kept by `hf auth login`.
+
+        Raises
+        ------
+        GlannError
+            If there is no such folder or repository, if it holds no generator, or if the package
+            huggingface_hub is missing.
+        """
+        from glann.sample.hub.sharing import pull  # noqa: PLC0415 (an extra)
+
+        return pull(source, compute, revision, token)
+
+    def save_pretrained(self, folder: str | Path, data: str | Path | None = None) -> None:
+        """Write generator.safetensors, config.json and a model card, README.md, into a folder.
+
+        Parameters
+        ----------
+        folder
+            A new folder, or one written by this method, which is replaced.
+        data
+            The folder data of the training, with params.yaml beside it. Metrics, the grid of samples and
+            settings go from there into the card and next to it; local paths do not. None: none of these.
+
+        Raises
+        ------
+        GlannError
+            If the folder has other files, `data` belongs to another generator, or the package
+            huggingface_hub is missing.
+        """
+        from glann.sample.hub.sharing import save  # noqa: PLC0415 (an extra)
+
+        save(self, Path(folder), None if data is None else Path(data))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        data: str | Path | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Publish on the Hugging Face Hub what `save_pretrained` writes, and return the address of the page.
+
+        Parameters
+        ----------
+        repo_id
+            The name of the repository, such as "user/faces"; it is created if necessary.
+        data
+            As in `save_pretrained`.
+        private
+            True: only you and your organisation can see it. Default: what is set on the Hub, normally public.
+        token
+            One with write access. Default: the one kept by `hf auth login`.
+
+        Raises
+        ------
+        GlannError
+            If the Hub refuses or cannot be reached, if a repository that should be private exists and is
+            public, or for the reasons of `save_pretrained`.
+        """
+        from glann.sample.hub.sharing import push  # noqa: PLC0415 (an extra)
+
+        return push(self, repo_id, None if data is None else Path(data), private, token)
+
     def sample(self, count: int, seed: int = 0, truncation: float = 1.0) -> NDArray[np.uint8]:
         """Draw images.
 
