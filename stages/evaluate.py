@@ -1,7 +1,5 @@
 """evaluate: compare reconstructions and samples with images never used in training."""
 
-from typing import Any
-
 from stages.frame import stage
 
 with stage("evaluate") as this:
@@ -13,23 +11,15 @@ with stage("evaluate") as this:
     from glann.runtime.npy import load_latents
     from glann.runtime.yaml_file import yaml_text
     from glann.sample.generator import Generator
+    from glann.sample.hub.files import of_the_result
 
-    # How a run is executed, what is drawn later, and where things are on this machine.
-    NOT_OF_THE_RESULT: dict[str, Any] = {
-        "compute": True,
-        "sample": True,
-        "prepare": {"path", "labels"},
-        "glo": {"loss": {"weights"}, "start_from": True},
-        "imle": {"start_from"},
-        "evaluate": {"weights"},
-    }
     remove_finished(this.checkpoints, "imle")
     generator = Generator.load("data/imle/generator.safetensors", this.params.compute)
     latents = load_latents("data/glo/latents.npy", generator.decoder.architecture.latents)
     images, holdout = this.prepared("images"), this.prepared("holdout")
     classes = load_classes("data/prepare/classes.json")
     losses = {name: load_json(f"data/{name}/losses.json") for name in ("glo", "imle")}
-    settings = yaml_text(this.params.model_dump(exclude=NOT_OF_THE_RESULT))
+    settings = yaml_text(of_the_result(this.params.model_dump()))
     with this.outputs() as folder:
         evaluation = evaluate(
             this.params.evaluate, this.params.seed, images, holdout, latents, generator, classes

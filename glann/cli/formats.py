@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, as_path, compute_of, path_option
-from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_apart, check_generator
+from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_apart, generator_file
 from glann.errors import GlannError
 from glann.runtime.settings import Compute
 
@@ -24,7 +24,7 @@ def export(
     generator: GeneratorFile = DEFAULT,
 ) -> None:
     """Write a trained generator in another format."""
-    check_generator(generator)
+    generator = generator_file(generator)
     if out.suffix.lower() not in (".onnx", ".html"):
         raise GlannError(f"--out {out}: use a name ending in .onnx or .html")
     check_apart(out)
@@ -41,6 +41,54 @@ def export(
     else:
         export_html(model, out, runtime)
     print(f"{out.stat().st_size / 1e6:.1f} MB in {out}", file=sys.stderr)
+
+
+@app.command()
+def publish(
+    repo: Annotated[
+        str, typer.Argument(help="name on the Hugging Face Hub, such as user/faces", show_default=False)
+    ] = "",
+    out: Annotated[
+        Path | None,
+        path_option(help="a folder: only write there what would be published, to look at it first"),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="only you and your organisation can see it")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        path_option(
+            help="folder data of the training, for the model card; default: data, unless --generator is given"
+        ),
+    ] = None,
+    generator: Annotated[
+        Path | None, path_option(help="file written by the imle stage; default: the one in --data")
+    ] = None,
+) -> None:
+    """Publish a trained generator on the Hugging Face Hub, with a model card."""
+    if not repo and not out:
+        raise GlannError("publish: name a repository, such as user/faces, or a folder with --out")
+    if not generator:
+        data = data or Path("data")
+        generator = data / "imle/generator.safetensors"
+    generator = generator_file(generator)
+    if out:
+        check_apart(out)
+
+    from glann.sample.generator import Generator  # noqa: PLC0415
+    from glann.sample.hub import sharing  # noqa: PLC0415
+
+    if repo:
+        sharing.check_name(repo)
+    if out:
+        sharing.check_folder(out)
+    model = Generator.load(generator, Compute(device="cpu", precision="float32"))
+    if out:
+        sharing.save(model, out, data, repo)
+        print(f"{sum(1 for _ in out.iterdir())} files in {out}", file=sys.stderr)
+    else:
+        address = sharing.push(model, repo, data, private or None, token=None)
+        print(f"published at {address}", file=sys.stderr)
 
 
 @app.command()
@@ -62,7 +110,7 @@ def page(
 ) -> None:
     """Open a page in the browser over a trained generator: samples, walks, photographs, metrics."""
     compute = compute_of(device, precision, threads)
-    check_generator(generator)
+    generator = generator_file(generator)
     try:
         from glann.page.app import launch  # noqa: PLC0415
     except ModuleNotFoundError as error:

@@ -10,7 +10,12 @@ from glann.errors import GlannError
 from glann.runtime.files import STAGES
 
 DEFAULT = Path("data/imle/generator.safetensors")
-GeneratorFile = Annotated[Path, path_option("--generator", help="generator file written by the imle stage")]
+GeneratorFile = Annotated[
+    Path,
+    path_option(
+        "--generator", help="file written by the imle stage, or hf://USER/NAME on the Hugging Face Hub"
+    ),
+]
 DataFolder = Annotated[
     Path, path_option("--data", help="folder data of the training, if it is there: for better guesses")
 ]
@@ -40,14 +45,25 @@ def check_apart(out: Path) -> None:
             raise GlannError(f"--out {out}: the pipeline puts its results there; use another folder")
 
 
-def check_generator(path: Path) -> None:
-    """Refuse a generator file that is not there.
+def generator_file(path: Path) -> Path:
+    """Return the generator file that an option names; from the Hugging Face Hub, it is downloaded once.
+
+    Parameters
+    ----------
+    path
+        A file, or hf://USER/NAME, to which @REVISION can be added.
 
     Raises
     ------
     GlannError
-        If there is no file of that name.
+        If there is no file of that name, or it cannot be downloaded.
     """
+    if path.parts[:1] == ("hf:",):  # a path has no double slashes
+        from glann.sample.hub.sharing import download  # noqa: PLC0415
+
+        repo_id, _, revision = "/".join(path.parts[1:]).partition("@")
+        return download(repo_id, revision)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise GlannError(f"{path}: {what}; run dvc repro, or name a file with --generator")
+    return path

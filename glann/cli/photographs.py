@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, as_path, compute_of, path_option
-from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_apart, check_generator
+from glann.cli.model import DEFAULT, DataFolder, GeneratorFile, Weights, check_apart, generator_file
 from glann.errors import GlannError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def project(
 ) -> None:
     """Find latents that reproduce photographs (inversion)."""
     compute = compute_of(device, precision, threads)
-    check_generator(generator)
+    generator = generator_file(generator)
 
     from glann.projection.photos import (  # noqa: PLC0415
         check_out,
@@ -81,7 +81,7 @@ def direction(
 ) -> None:
     """Find directions in latent space, from examples or without."""
     compute = compute_of(device, precision, threads)
-    check_generator(generator)
+    generator = generator_file(generator)
     if (has is None) != (has_not is None):
         raise GlannError("--with, --without: name both, or neither")
     if has and class_name is not None:
@@ -145,7 +145,7 @@ def edit(
 ) -> None:
     """Move images along directions, and draw strips: a row per image and direction."""
     compute = compute_of(device, precision, threads)
-    check_generator(generator)
+    generator = generator_file(generator)
     if out.suffix.lower() != ".png":
         raise GlannError(f"--out {out}: use a name ending in .png")
     check_apart(out)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from glann.cli.app import Device, Precision, Threads, app, compute_of, path_option
-from glann.cli.model import DEFAULT, ClassName, GeneratorFile, Truncation, check_apart, check_generator
+from glann.cli.model import DEFAULT, ClassName, GeneratorFile, Truncation, check_apart, generator_file
 from glann.errors import GlannError
 from glann.runtime.settings import LARGEST
 
@@ -28,7 +28,7 @@ def sample(
 ) -> None:
     """Draw images from a trained generator."""
     compute = compute_of(device, precision, threads)
-    check_generator(generator)
+    generator = generator_file(generator)
 
     from glann.sample.generator import Generator  # noqa: PLC0415
     from glann.sample.saving import check_out, save_images  # noqa: PLC0415
@@ -56,7 +56,7 @@ def walk(
 ) -> None:
     """Animate the way from one sample to the next."""
     compute = compute_of(device, precision, threads)
-    check_generator(generator)
+    generator = generator_file(generator)
 
     from glann.runtime.files import check_writable  # noqa: PLC0415
     from glann.sample.animation import check_ending, save_animation, seeds_of  # noqa: PLC0415

@@ -1,8 +1,7 @@
 """The generator: mapping and decoder together, which is all that sampling needs."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from glann.runtime.memory import check_memory
 from glann.runtime.progress import progress
 from glann.runtime.randomness import BLOCK, noise_rows
 from glann.runtime.settings import Compute
+from glann.sample.blocks import collected, whole_blocks
 
 MOST_LISTED = 20  # classes in a message
 
@@ -82,6 +82,88 @@ class Generator:
         """Write both networks as one safetensors file, with their architectures in the header."""
         save_generator(path, self.mapping, self.decoder)
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        compute: Compute | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "Generator":
+        """Read a generator from the Hugging Face Hub, or from a folder written by `save_pretrained`.
+
+        Parameters
+        ----------
+        source
+            The folder, or else the name of a repository, such as "user/faces".
+        compute
+            Device, precision, threads. Default: a GPU if there is one.
+        revision
+            Branch, tag or commit of the repository. Default: its main branch.
+        token
+            For private repositories. Default: the one kept by `hf auth login`.
+
+        Raises
+        ------
+        GlannError
+            If there is no such folder or repository, if it holds no generator, or if the package
+            huggingface_hub is missing.
+        """
+        from glann.sample.hub.sharing import pull  # noqa: PLC0415 (an extra)
+
+        return pull(source, compute, revision, token)
+
+    def save_pretrained(self, folder: str | Path, data: str | Path | None = None) -> None:
+        """Write generator.safetensors, config.json and a model card, README.md, into a folder.
+
+        Parameters
+        ----------
+        folder
+            A new folder, or one written by this method, which is replaced.
+        data
+            The folder data of the training, with params.yaml beside it. Metrics, the grid of samples and
+            settings go from there into the card and next to it; local paths do not. None: none of these.
+
+        Raises
+        ------
+        GlannError
+            If the folder has other files, `data` belongs to another generator, or the package
+            huggingface_hub is missing.
+        """
+        from glann.sample.hub.sharing import save  # noqa: PLC0415 (an extra)
+
+        save(self, Path(folder), None if data is None else Path(data))
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        data: str | Path | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Publish on the Hugging Face Hub what `save_pretrained` writes, and return the address of the page.
+
+        Parameters
+        ----------
+        repo_id
+            The name of the repository, such as "user/faces"; it is created if necessary.
+        data
+            As in `save_pretrained`.
+        private
+            True: only you and your organisation can see it. Default: what is set on the Hub, normally public.
+        token
+            One with write access. Default: the one kept by `hf auth login`.
+
+        Raises
+        ------
+        GlannError
+            If the Hub refuses or cannot be reached, if a repository that should be private exists and is
+            public, or for the reasons of `save_pretrained`.
+        """
+        from glann.sample.hub.sharing import push  # noqa: PLC0415 (an extra)
+
+        return push(self, repo_id, None if data is None else Path(data), private, token)
+
     def sample(
         self, count: int, seed: int = 0, truncation: float = 1.0, class_name: str | None = None
     ) -> NDArray[np.uint8]:
@@ -109,7 +191,7 @@ class Generator:
         NDArray
             uint8 [count, h, w, c].
         """
-        return _collect(self.stream(count, seed, truncation, class_name), count)
+        return collected(self.stream(count, seed, truncation, class_name), count)
 
     def stream(
         self, count: int, seed: int = 0, truncation: float = 1.0, class_name: str | None = None
@@ -251,10 +333,10 @@ class Generator:
         self, function: Callable[[Tensor, Tensor | None], Tensor], rows: Tensor, labels: Tensor | None
     ) -> Tensor:
         """Apply a function of rows [b, ...] and their classes block by block, on the device."""
-        blocks = _whole_blocks(rows.to(self.execution.device))
+        blocks = whole_blocks(rows.to(self.execution.device))
         of_blocks: Sequence[Tensor | None] = [None] * len(blocks)
         if labels is not None:
-            of_blocks = _whole_blocks(labels.to(self.execution.device))
+            of_blocks = whole_blocks(labels.to(self.execution.device))
         found = [function(block, of_block) for block, of_block in zip(blocks, of_blocks, strict=True)]
         return torch.cat(found)[: len(rows)]
 
@@ -263,7 +345,7 @@ class Generator:
 
         If `quiet`, no progress is shown.
         """
-        return _collect(self.decode_blocks(latents, quiet), len(latents))
+        return collected(self.decode_blocks(latents, quiet), len(latents))
 
     def decode_blocks(self, latents: Tensor, quiet: bool = False) -> Iterator[NDArray[np.uint8]]:
         """Yield the images of `decode` in blocks uint8 [b, h, w, c], so they need not fit into memory."""
@@ -273,25 +355,13 @@ class Generator:
         latents = F.normalize(latents.to(self.execution.device), dim=1)
         left = len(latents)
         with nullcontext(lambda _: None) if quiet else progress("decode", left, "images") as advance:
-            for block in _whole_blocks(latents):
+            for block in whole_blocks(latents):
                 with torch.no_grad(), self.execution.autocast():
                     pixels = self.decoder(block).float()
                 images = to_uint8(pixels[: min(BLOCK, left)])
                 yield images
                 advance(len(images))
                 left -= len(images)
-
-
-def _collect(blocks: Iterable[NDArray[np.uint8]], count: int) -> NDArray[np.uint8]:
-    """Join blocks of images uint8 [b, h, w, c]; `count` is their total number."""
-    blocks = iter(blocks)
-    first = next(blocks)
-    images = np.empty((count, *first.shape[1:]), np.uint8)
-    done = 0
-    for block in itertools.chain([first], blocks):
-        images[done : done + len(block)] = block
-        done += len(block)
-    return images
 
 
 def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
@@ -302,13 +372,3 @@ def slerp(start: Tensor, end: Tensor, weight: Tensor) -> Tensor:
     lengths = torch.lerp(start.norm(dim=-1, keepdim=True), end.norm(dim=-1, keepdim=True), weight)
     straight = torch.lerp(start, end, weight)  # equal or opposite ends define no great circle
     return torch.where(angle.sin().abs() < 1e-4, straight, direction * lengths)
-
-
-def _whole_blocks(rows: Tensor) -> list[Tensor]:
-    """Split rows into blocks of `BLOCK` rows; the last one is padded with zeros.
-
-    The order of sums in networks depends on the batch size. With a fixed size, the result for a row depends
-    on that row only.
-    """
-    missing = -len(rows) % BLOCK
-    return list(F.pad(rows, (0, 0) * (rows.dim() - 1) + (0, missing)).split(BLOCK))

@@ -12,8 +12,8 @@ from markdown_it.token import Token
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = {
     *("apt", "apt-get", "bash", "cd", "chmod", "conda", "cp", "curl", "docker", "dvc", "export", "git"),
-    *("glann", "make", "mkdir", "mv", "pip", "pytest", "python", "python3", "rm", "sbatch", "sh", "source"),
-    *("srun", "tar", "tensorboard", "torchrun", "unzip", "uv", "wget"),
+    *("glann", "hf", "make", "mkdir", "mv", "pip", "pytest", "python", "python3", "rm", "sbatch", "sh"),
+    *("source", "srun", "tar", "tensorboard", "torchrun", "unzip", "uv", "wget"),
 }
 SHELLS = ("bash", "sh", "console", "shell")
 

@@ -7,11 +7,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from hub_server import TOKEN, hub_server
 from pages import PAGES, Command, commands
 from PIL import Image
 from ruamel.yaml import YAML
@@ -64,6 +66,10 @@ NOT_RUN = {
         [command for _, command in WITH_CLASSES],
         ("test_conditional_pipeline.py runs it", "glann sample --help"),
     ),
+    "pip install -e '.[hub]'": ("needs the network", "grep '^hub = ' pyproject.toml"),
+    "hf auth login": ("asks for a token", "hf auth login --help"),
+    "hf upload user/faces shared/": ("asks for a token", "hf upload --help"),
+    "glann publish": ("names a command", "glann publish --help"),
     "glann walk": ("names a command", "glann walk --help"),
     "glann export": ("names a command", "glann export --help"),
     "pip install -e '.[page,export]'": ("needs the network", "grep '^page = ' pyproject.toml"),
@@ -100,9 +106,12 @@ RUNNERS = {"bash", "cp", "dvc", "git", "glann", "mkdir", "source"}
 
 
 class Reader:
-    """Somebody with a clone, a folder of pictures and some arrays, who types what the pages say."""
+    """Somebody with a clone, a folder of pictures and some arrays, who types what the pages say.
 
-    def __init__(self, folder: Path):
+    `hub` is the address of what stands for the Hugging Face Hub.
+    """
+
+    def __init__(self, folder: Path, hub: str):
         self.project = folder / "project"
         self.project.mkdir()
         clone_to(self.project, TINY)
@@ -132,6 +141,10 @@ class Reader:
             "HOME": str(folder / "home"),
             "PATH": os.pathsep.join(path),
             "PYTHONPATH": str(self.project),
+            "HF_ENDPOINT": hub,
+            "HF_TOKEN": TOKEN,
+            "HF_HOME": str(folder / "home/huggingface"),
+            "HF_HUB_DISABLE_XET": "1",
         }
         self.port = str(free_port())
 
@@ -166,8 +179,9 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
-    return Reader(tmp_path_factory.mktemp("reader"))
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    with hub_server() as hub:
+        yield Reader(tmp_path_factory.mktemp("reader"), hub.address)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Sharing a generator over the Hugging Face Hub."""
