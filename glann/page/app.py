@@ -32,6 +32,7 @@ from glann.sample.animation import save_animation, seeds_of
 
 MOST = 64  # images of a grid
 ALL_CLASSES = "all classes"
+BUTTONS = ["download", "fullscreen"]  # not the one that shares pictures with a web site
 GALLERY = 800  # px
 SIDE = 192  # px, to which images are enlarged
 LARGEST_UPLOAD = "20mb"
@@ -81,6 +82,7 @@ def launch(model: PageModel, host: str, port: int, password: str = "") -> tuple[
     """
     if port and not _is_free(host, port):
         raise GlannError(f"--host {host}, --port {port}: in use, or not of this computer; use another --port")
+    model.grid(1, 0, 1.0)  # the first one takes longer
     page = build(model).queue(max_size=WAITING, default_concurrency_limit=2)
     try:
         _, address, _ = page.launch(
@@ -123,7 +125,9 @@ def _sample_tab(model: PageModel, page: gr.Blocks) -> None:
             draw = gr.Button("Draw", variant="primary")
             more = gr.Button("More like the chosen one", interactive=False)
             told = gr.Markdown("Click an image to choose it.")
-        gallery = gr.Gallery(columns=4, height=GALLERY, allow_preview=False, show_label=False, scale=3)
+        gallery = gr.Gallery(
+            columns=4, height=GALLERY, allow_preview=False, show_label=False, scale=3, buttons=BUTTONS
+        )
     shown, chosen = gr.State(), gr.State()
 
     def show(drawn: Drawn) -> tuple[Any, ...]:
@@ -157,7 +161,14 @@ def _walk_tab(model: PageModel) -> None:
             of_class = _class_choice(model)
             draw = gr.Button("Walk", variant="primary")
         with gr.Column(scale=3):
-            shown = gr.Image(label="walk", type="filepath", show_label=False, interactive=False, height=300)
+            shown = gr.Image(
+                label="walk",
+                type="filepath",
+                show_label=False,
+                interactive=False,
+                height=300,
+                buttons=BUTTONS,
+            )
             saved = gr.File(label="animation", interactive=False)
 
     def walk(seeds: str, steps: float, truncation: float, of_class: str) -> tuple[str, str]:
@@ -194,8 +205,10 @@ def _photo_tab(model: PageModel) -> None:
             told = gr.Markdown("It stays on the computer that runs this page.")
             sliders = [gr.Slider(-4, 4, 0, step=0.1, label=direction.name) for direction in model.directions]
         with gr.Column(scale=3):
-            both = gr.Image(label="photograph, and what the model draws", interactive=False, height=300)
-            edited = gr.Image(label="edited", interactive=False, height=300)
+            both = gr.Image(
+                label="photograph, and what the model draws", interactive=False, height=300, buttons=BUTTONS
+            )
+            edited = gr.Image(label="edited", interactive=False, height=300, buttons=BUTTONS)
 
     def find_photo(photo: str | None) -> tuple[Any, ...]:
         if not photo:
@@ -232,18 +245,24 @@ def _model_tab(model: PageModel) -> None:
     if not rows:
         gr.Markdown("There are no metrics of this model.")
         return
-    columns = [*dict.fromkeys(column for row in rows.values() for column in row)]
-    table = [[name, *(_short(row.get(column)) for column in columns)] for name, row in rows.items()]
-    gr.Dataframe(table, headers=["images", *columns], interactive=False)
-    pictures = []
+    classes = rows.pop("classes", {})
+    _table("images", rows)
+    if classes and all(isinstance(row, dict) for row in classes.values()):
+        _table("class", classes)
     for name in PICTURES:
         path = folder / "plots" / name
         with suppress(Exception):  # of whatever kind: the page can do without
             if path.is_file():
                 with Image.open(path) as picture:
-                    pictures.append(picture.copy())
-    if pictures:
-        gr.Gallery(pictures, columns=1, height=GALLERY, object_fit="contain", show_label=False)
+                    gr.Image(
+                        picture.copy(), label=path.stem, interactive=False, buttons=BUTTONS, format="png"
+                    )
+
+
+def _table(heading: str, rows: dict[str, dict[str, Any]]) -> None:
+    columns = [*dict.fromkeys(column for row in rows.values() for column in row)]
+    table = [[name, *(_short(row.get(column)) for column in columns)] for name, row in rows.items()]
+    gr.Dataframe(table, headers=[heading, *columns], interactive=False)
 
 
 def _with_messages(function: Callable[..., Any]) -> Callable[..., Any]:
