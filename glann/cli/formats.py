@@ -58,14 +58,15 @@ def publish(
     data: Annotated[
         Path | None,
         path_option(
-            help="folder data of the training, for the model card; default: data, unless --generator is given"
+            help="data folder of the training, for the model card; default: data, unless --generator is given"
         ),
     ] = None,
     generator: Annotated[
-        Path | None, path_option(help="file written by the imle stage; default: the one in --data")
+        Path | None,
+        path_option(help="file written by the imle stage, or hf://USER/NAME; default: the one in --data"),
     ] = None,
 ) -> None:
-    """Publish a trained generator on the Hugging Face Hub, with a model card."""
+    """Publish a trained generator on the Hugging Face Hub, for everybody unless --private is given."""
     if not repo and not out:
         raise GlannError("publish: name a repository, such as user/faces, or a folder with --out")
     if not generator:

@@ -27,7 +27,7 @@ def fit_imle(
     device: Device = "auto",
     threads: Threads = 2,
 ) -> None:
-    """Fit a mapping from noise to your own latents, of any norm; with labels, a conditional one."""
+    """Fit a mapping from noise to your own latents; with --labels, the class of a sample can be chosen."""
     settings = load_params(params_file) if params_file else Params()
     compute = compute_of(device, "float32", threads)
 

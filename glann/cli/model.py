@@ -17,7 +17,8 @@ GeneratorFile = Annotated[
     ),
 ]
 DataFolder = Annotated[
-    Path, path_option("--data", help="folder data of the training, if it is there: for better guesses")
+    Path,
+    path_option("--data", help="the data folder of the training run, if it is there: for better guesses"),
 ]
 Weights = Annotated[
     Path | None,
@@ -25,7 +26,9 @@ Weights = Annotated[
 ]
 ClassName = Annotated[
     str | None,
-    typer.Option("--class", help="what to draw, of a conditional model; default: as in the training images"),
+    typer.Option(
+        "--class", help="class to draw, if the model has classes; default: at random, as in the training"
+    ),
 ]
 Truncation = Annotated[
     float, typer.Option(min=0.01, max=10, help="below 1: images are more typical and less varied")

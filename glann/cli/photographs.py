@@ -61,15 +61,16 @@ def project(
 def direction(
     out: Annotated[Path, path_option(help="where to write directions, a .safetensors file")],
     has: Annotated[
-        Path | None, path_option("--with", help="folder of pictures that have it, or latents .npy")
+        Path | None, path_option("--with", help="folder of pictures with the property, or latents .npy")
     ] = None,
     has_not: Annotated[
-        Path | None, path_option("--without", help="folder of pictures that do not, or latents .npy")
+        Path | None, path_option("--without", help="folder of pictures without it, or latents .npy")
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--class", help="instead of examples: a class of the training images")
+        str | None,
+        typer.Option("--class", help="instead of examples: a class of the training images in --data"),
     ] = None,
-    name: Annotated[str, typer.Option(help="what the pictures have; default: the class, or learned")] = "",
+    name: Annotated[str, typer.Option(help="name of the property; default: the class, or learned")] = "",
     kind: Annotated[str, typer.Option(help="without examples: principal or sensitive")] = "sensitive",
     count: Annotated[int, typer.Option(min=1, max=1000, help="without examples: how many")] = 8,
     generator: GeneratorFile = DEFAULT,

@@ -12,7 +12,6 @@ from glann.images.classes import Classes
 
 MOST = 100  # classes; with more, there are too few images of each
 FEWEST = 10  # images of a class, with which others are compared
-REGULARISATION = 0.1  # of the classifier: smaller values shrink its weights more
 COLUMNS = {
     "images": "images",
     "holdout": "held out",
@@ -99,13 +98,18 @@ def _one_class(
 def _classifier(features: Tensor, labels: NDArray[np.int64]) -> Callable[[Tensor], NDArray[np.int64]]:
     """Return a function from features [n, f] to classes int64 [n]: a logistic regression."""
     from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 (takes a second)
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415
 
-    linear = LogisticRegression(C=REGULARISATION, max_iter=1000)
+    # All features are divided by one number: those that hardly vary are often mere noise.
+    mean = features.double().mean(dim=0)
+    spread = (features.double() - mean).square().mean().sqrt().clamp_min(1e-12)
+
+    def scaled(rows: Tensor) -> NDArray[np.float64]:
+        return np.asarray(((rows.double() - mean) / spread).cpu())
+
+    linear = LogisticRegression(max_iter=1000)
     with threadpool_limits(1):  # parallel sums have no fixed order
-        fitted = make_pipeline(StandardScaler(), linear).fit(features.cpu().numpy(), labels)
-    return lambda rows: np.asarray(fitted.predict(rows.cpu().numpy()))
+        linear.fit(scaled(features), labels)
+    return lambda rows: np.asarray(linear.predict(scaled(rows)))
 
 
 def _rounded(found: Mapping[str, float]) -> dict[str, float]:

@@ -44,6 +44,7 @@ def test_every_image_of_a_tree_becomes_one_training_or_holdout_image(tmp_path):
         "taken": 20,
         "train": 15,
         "holdout": 5,
+        "classes": 0,
         "bad": 0,
         "bad_files": [],
     }
@@ -87,7 +88,9 @@ def test_equal_seeds_give_equal_bytes_and_other_seeds_another_choice(tmp_path):
     for name in OUTPUTS:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         differs = (tmp_path / "a" / name).read_bytes() != (tmp_path / "c" / name).read_bytes()
-        assert differs == (name not in ("repeats.json", "review.html"))  # nothing is there twice
+        assert differs == (
+            name not in ("classes.json", "repeats.json", "review.html")
+        )  # nothing is there twice
 
 
 def test_the_place_of_the_folder_changes_nothing(tmp_path, monkeypatch):

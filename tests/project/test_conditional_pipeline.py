@@ -16,7 +16,8 @@ from benchmarks.clone import change, clone_to
 from glann.sample.generator import Generator
 
 CONDITIONAL = TINY | {
-    "prepare": TINY["prepare"] | {"source": "npy", "path": "in.npy", "labels": "labels.npy", "channels": 1},
+    "prepare": TINY["prepare"]
+    | {"source": "npy", "path": "in.npy", "labels": "labels.npy", "channels": 1, "repeats": "keep"},
     "imle": TINY["imle"] | {"conditional": True},
     "sample": TINY["sample"] | {"count": 6},
 }
