@@ -40,7 +40,7 @@ def check_classes(params: Params) -> None:
     if params.imle.conditional and params.prepare.source in SOURCES:
         source = find_images(params.prepare, params.seed)
         if source.class_of is None:
-            needed(None)
+            needed(None, params.prepare.source)
 
 
 def check_loss_weights(params: Params) -> None:

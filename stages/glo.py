@@ -42,5 +42,6 @@ with stage("glo") as this:
                 save_json(folder / "losses.json", result.history)
 
     if params.imle.conditional:
-        needed(load_classes("data/prepare/classes.json"))  # now, not after an hour
+        # now, not after an hour
+        needed(load_classes("data/prepare/classes.json"), params.prepare.source)
     this.launch(work)

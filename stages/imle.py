@@ -33,7 +33,7 @@ with stage("imle") as this:
         inputs = [params.imle.model_dump(), params.seed, on.numerics, digest, noted]
         labels, names = None, None
         if params.imle.conditional:
-            classes = needed(load_classes("data/prepare/classes.json"))
+            classes = needed(load_classes("data/prepare/classes.json"), params.prepare.source)
             labels, names = torch.from_numpy(classes.images), classes.names
             inputs += [classes.images.tolist(), names]
         checkpoints = Checkpoints(this.checkpoints, "imle", inputs, params.compute.checkpoint_minutes)

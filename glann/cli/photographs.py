@@ -93,7 +93,7 @@ def direction(
     if out.suffix != ".safetensors":
         raise GlannError(f"--out {out}: name a .safetensors file")
     if not name.isprintable() or "," in name or "=" in name or not name.strip():
-        raise GlannError("--name: name it by a word without commas and equals signs")
+        raise GlannError("--name: give the direction a name without commas and equals signs")
     check_apart(out)
 
     from glann.editing import directions as found_by  # noqa: PLC0415

@@ -115,6 +115,8 @@ def evaluate(
         If there are fewer than two images, the latents belong to other images, or are not finite.
     """
     _check(images, holdout, latents, generator)
+    if classes:
+        _check_classes(classes, images, holdout, generator)
     count = min(config.count, len(images))
     order = torch.randperm(len(images), generator=stream(seed, "evaluate", "rows")).numpy()
     chosen, pool = order[:count], np.sort(order[:SEARCHED])
@@ -187,6 +189,14 @@ def _describe(network: Network, images: Images, count: int, chunk: int, title: s
         features.append(extract(network, part, title))
         sharpness.append(laplacian_variance(part))
     return Described(torch.cat(features), torch.cat(sharpness))
+
+
+def _check_classes(
+    classes: Classes, images: NDArray[np.uint8], holdout: NDArray[np.uint8], generator: Generator
+) -> None:
+    rows = (len(classes.images), len(classes.holdout))
+    if rows != (len(images), len(holdout)) or generator.classes not in ([], classes.names):
+        raise GlannError("data/prepare/classes.json: belongs to other images or models; run: dvc repro")
 
 
 def _check(

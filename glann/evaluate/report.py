@@ -137,9 +137,11 @@ def print_table(evaluation: Evaluation) -> None:
 
 def _table_of_classes(classes: Mapping[str, Mapping[str, float]]) -> Table:
     more = f", {MOST_PRINTED} of {len(classes)}" * (len(classes) > MOST_PRINTED)
-    picture = Table("class", title=f"classes{more}", box=SIMPLE, padding=(0, 0, 0, 1))
+    picture = Table(title=f"classes{more}", box=SIMPLE, padding=(0, 0, 0, 1))
+    picture.add_column("class", no_wrap=True, max_width=20)
     rows = [*classes.items()][:MOST_PRINTED]
-    columns = [key for key in COLUMNS_OF_CLASSES if any(key in row for _, row in rows)]
+    shown = COLUMNS_OF_CLASSES.keys() - {"images", "holdout"}  # the numbers are in the report
+    columns = [key for key in COLUMNS_OF_CLASSES if key in shown and any(key in row for _, row in rows)]
     for column in columns:
         picture.add_column(COLUMNS_OF_CLASSES[column], justify="right")
     for name, row in rows:

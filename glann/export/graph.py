@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def export_onnx(generator: Generator, path: Path) -> None:
         names.append("labels")
         shapes["labels"] = {0: count}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():  # it reports each of its steps
+    with contextlib.redirect_stdout(io.StringIO()), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it reports each of its steps
         program = torch.onnx.export(
             drawing,
             tuple(inputs),

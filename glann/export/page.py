@@ -58,10 +58,10 @@ def export_html(generator: Generator, path: Path, runtime: Path | None = None) -
     }
     text = TEMPLATE.read_text(encoding="utf-8")
     for mark, value in {
-        "ABOUT": json.dumps(about).replace("<", "\\u003c"),  # no name may end the script
         "SCRIPT": _packed(script),
         "BINARY": _packed(binary),
         "MODEL": _packed(model),
+        "ABOUT": json.dumps(about).replace("<", "\\u003c"),  # no name may end the script
     }.items():
         text = text.replace(f"%{mark}%", value)
     with replacing(path) as temporary:

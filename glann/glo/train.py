@@ -21,6 +21,7 @@ from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import SIZES_MADE, Origin
 from glann.networks.layers import initialize
 from glann.runtime.compute import Execution
+from glann.runtime.console import say
 from glann.runtime.memory import activation_bytes, check_memory, weight_bytes
 from glann.runtime.processes import data_parallel, rank, ranks, rows_at_first
 from glann.runtime.randomness import stream
@@ -212,16 +213,23 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
 def _check_variety(
     course: Course, decoder: nn.Module, latents: Tensor, images: NDArray[np.uint8], execution: Execution
 ) -> None:
-    """Stop a run whose decoder draws the same picture for all latents; it would never recover."""
-    if course.steps_done < SETTLED_AFTER:
+    """Stop a run whose decoder draws the same picture for all latents; it would never recover.
+
+    A run that is too short for this check ends with a message.
+    """
+    settled = course.steps_done >= SETTLED_AFTER
+    if not settled and course.done < 1:
         return
     decoder.eval()
     with execution.autocast():
         decoded = decoder(latents).float()
     decoder.train()
     wanted = to_float(upload(images, execution))
-    if decoded.std(dim=0).mean() < LEAST_VARIETY * wanted.std(dim=0).mean():
+    if decoded.std(dim=0).mean() >= LEAST_VARIETY * wanted.std(dim=0).mean():
+        return
+    if settled:
         course.stop(f"will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})")
+    say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind infogan")
 
 
 @torch.no_grad()

@@ -10,6 +10,12 @@ from numpy.typing import NDArray
 from glann.errors import DamagedFileError, GlannError
 from glann.runtime.files import load_json, save_json
 
+REMEDIES = {
+    "folder": "put the pictures of each class into a subfolder of prepare.path, and none beside these",
+    "npy": "name a file of labels in prepare.labels",
+}
+"""How to get classes, by prepare.source."""
+
 
 @dataclass(frozen=True)
 class Classes:
@@ -66,18 +72,22 @@ def load_classes(path: str | Path) -> Classes | None:
     if stored is None:
         return None
     try:
-        names = [str(name) for name in stored["names"]]
-        found = Classes(names, *(np.array(stored[key], np.int64) for key in ("images", "holdout")))
+        names, both = stored["names"], [stored["images"], stored["holdout"]]
+        if not isinstance(names, list) or len({*names}) != len(names):
+            raise ValueError
+        if any(type(label) is not int for labels in both for label in labels):
+            raise ValueError
+        found = Classes([str(name) for name in names], *(np.array(labels, np.int64) for labels in both))
         rows = np.concatenate([found.images, found.holdout])
-        if rows.ndim != 1 or ((rows < 0) | (rows >= len(names))).any():
+        if ((rows < 0) | (rows >= len(names))).any():
             raise ValueError
     except (KeyError, TypeError, ValueError, OverflowError):
         raise DamagedFileError(path, "holds no classes") from None
     return found
 
 
-def needed(classes: Classes | None) -> Classes:
-    """Return classes that a conditional mapping can be fitted to.
+def needed(classes: Classes | None, source: str) -> Classes:
+    """Return classes that a conditional mapping can be fitted to; `source` is prepare.source.
 
     Raises
     ------
@@ -85,14 +95,12 @@ def needed(classes: Classes | None) -> Classes:
         If there are none, or if one of them has no training image.
     """
     if classes is None:
-        raise GlannError(
-            "imle.conditional: the images have no classes; put the pictures of each class into a subfolder "
-            "of prepare.path, or name a file of labels in prepare.labels"
-        )
+        remedy = REMEDIES.get(source, "set it to false, or use another prepare.source")
+        raise GlannError(f"imle.conditional: the images have no classes; {remedy}")
     for i, count in enumerate(np.bincount(classes.images, minlength=len(classes.names))):
         if not count:
             raise GlannError(
-                f"imle.conditional: {classes.names[i][:60]} has no training image; add pictures of it, lower "
+                f"imle.conditional: class {classes.names[i][:60]!r} has no training image; add some, lower "
                 "prepare.holdout, or remove it"
             )
     return classes

@@ -79,13 +79,16 @@ def calibrate(
         Device and precision.
     """
     drawn = max(ROWS_IN_FLOAT64, CANDIDATES_AT_ONCE // len(groups))
-    noise = [_fresh(replace(group, count=drawn), config, seed, execution) for group in groups]
-    as_matched = [rows[: group.count] for rows, group in zip(noise, groups, strict=True)]
+
+    def noise_of(group: Group) -> Tensor:
+        return _fresh(replace(group, count=drawn), config, seed, execution)
+
+    as_matched = [noise_of(group)[: group.count].clone() for group in groups]
     recompute_batch_norm(mapping, as_matched, groups, config.batch_size, seed)
     if config.correct_moments:
-        moments_wanted = _moments_wanted(mapping, latents, groups, execution)
-        for rows, group, wanted in zip(noise, groups, moments_wanted, strict=True):
-            outputs = map_candidates(mapping, rows, execution, group.label)
+        for group in groups:
+            outputs = map_candidates(mapping, noise_of(group), execution, group.label)
+            wanted = _moments_wanted(mapping, latents, group, outputs)
             matrix, offset = moment_correction(mapping, outputs, *wanted)
             at = ... if group.label is None else group.label
             mapping.matrix[at], mapping.offset[at] = matrix.float(), offset.float()
@@ -102,38 +105,34 @@ def recompute_batch_norm(
     mapping: MappingNetwork, noise: Sequence[Tensor], groups: Sequence[Group], batch_size: int, seed: int
 ) -> None:
     """Measure the batch-norm statistics again: those kept in training belong to other weights."""
-    read = [mapping.read(rows, of_one(group.label, rows)) for rows, group in zip(noise, groups, strict=True)]
-    inputs = torch.cat(read)
+    inputs = torch.cat([*noise])
+    labels = [of_one(group.label, rows) for rows, group in zip(noise, groups, strict=True)]
+    of_inputs = torch.cat([of for of in labels if of is not None]) if labels[0] is not None else None
     shard = Shard(len(inputs), batch_size, rank(), ranks())
-    batches = (rows for rows, _ in shard.batches(seed, "imle", "batch_norm"))
-    update_bn((inputs[shard.start + rows] for rows in unless_stopped(batches)), mapping.network)
+    batches = (shard.start + rows for rows, _ in shard.batches(seed, "imle", "batch_norm"))
+    read = (
+        mapping.read(inputs[rows], None if of_inputs is None else of_inputs[rows])
+        for rows in unless_stopped(batches)
+    )
+    update_bn(read, mapping.network)
 
 
 def _moments_wanted(
-    mapping: MappingNetwork, latents: Tensor, groups: Sequence[Group], execution: Execution
-) -> list[tuple[Tensor, Tensor]]:
-    """Return mean [d] and covariance [d, d], in float64, of the latents of each group in unit coordinates.
+    mapping: MappingNetwork, latents: Tensor, group: Group, outputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return mean [d] and covariance [d, d], in float64, that the outputs [m, d] of a group should have.
 
-    The covariance of n latents is unreliable if n is not much larger than d. So that of a class is mixed with
-    the mean covariance of all classes, as in regularised discriminant analysis (Friedman, JASA 84, 1989), in
-    the ratio of n² to d².
+    They are those of its latents, in unit coordinates. But the covariance of n latents is unreliable if n is
+    not much larger than d, and a class may have few. So it is mixed with that of the outputs, n² : d².
     """
-
-    def measured(group: Group) -> tuple[Tensor, Tensor]:
-        blocks = latents[group.rows].split(ROWS_IN_FLOAT64)
-        return moments(mapping.to_unit(rows.to(execution.device)) for rows in unless_stopped(blocks))
-
-    found = [measured(group) for group in groups]
-    if len(groups) == 1:
-        return found
-    sizes = torch.tensor([len(latents[group.rows]) for group in groups], dtype=torch.float64)
-    covariances = torch.stack([covariance for _, covariance in found])  # => [k, d, d]
-    pooled = torch.einsum("k,kde->de", (sizes / sizes.sum()).to(covariances), covariances)
-    own = sizes**2 / (sizes**2 + latents.shape[1] ** 2)
-    return [
-        (mean, torch.lerp(pooled, covariance, weight))
-        for weight, (mean, covariance) in zip(own.tolist(), found, strict=True)
-    ]
+    rows = latents[group.rows]
+    n, d = rows.shape
+    blocks = unless_stopped(rows.split(ROWS_IN_FLOAT64))
+    mean, covariance = moments(mapping.to_unit(block.to(outputs.device)) for block in blocks)
+    if group.label is None:
+        return mean, covariance
+    _, reached = moments(outputs.split(ROWS_IN_FLOAT64))
+    return mean, torch.lerp(reached, covariance, n**2 / (n**2 + d**2))
 
 
 def moment_correction(

@@ -1,6 +1,6 @@
 """IMLE in latent space: noise is mapped to latents by nearest-neighbour matching (arXiv:1809.09087)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from glann.imle.settings import Imle
 from glann.neighbors.search import checked_index
 from glann.networks.generator import load_mapping
 from glann.networks.layers import initialize
-from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.networks.mappings.network import LONGEST, MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution
 from glann.runtime.memory import check_memory
 from glann.runtime.processes import data_parallel, rank, ranks
@@ -181,15 +181,19 @@ def _classes(n: int, config: Imle, labels: Tensor | None, names: Sequence[str] |
             raise GlannError("imle.conditional: there are no labels; give some, or set it to false")
         return {}
     if labels.shape != (n,) or labels.dtype != torch.int64:
-        raise GlannError(f"labels: expected int64 [{n}], found {labels.dtype} {list(labels.shape)}")
+        found = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
+        raise GlannError(f"labels: expected int64 [{n}], one per latent, found {found}")
     if labels.min() < 0 or labels.max() >= MOST_CLASSES:
         raise GlannError(f"labels: use numbers from 0 to {MOST_CLASSES - 1:,}")
     counts = labels.bincount(minlength=len(names or ())).tolist()
     if 0 in counts:
         raise GlannError(f"labels: class {counts.index(0)} has no latents; number classes without gaps")
-    if names is not None and len({*names}) != len(counts):
-        raise GlannError(f"class_names: {len({*names})} different names of {len(counts)} classes")
-    return dict(zip(map(str, names or range(len(counts))), counts, strict=True))
+    known = [str(name) for name in names or range(len(counts))]
+    if len({*known}) != len(counts):
+        raise GlannError(f"class_names: {len({*known})} different names of {len(counts)} classes")
+    if wrong := next((name for name in known if not name.isprintable() or not 0 < len(name) <= LONGEST), ""):
+        raise GlannError(f"class_names: {wrong[:60]!r}: use 1 to {LONGEST} printable letters")
+    return dict(zip(known, counts, strict=True))
 
 
 def load_start(config: Imle, latent_dim: int, classes: Sequence[str] | None = None) -> MappingNetwork:
@@ -217,16 +221,20 @@ def load_start(config: Imle, latent_dim: int, classes: Sequence[str] | None = No
     }
     conditional = config.conditional if classes is None else bool(classes)
     keys["imle.conditional"] = (bool(found.classes), conditional)
-    if classes is not None:
+    if classes is not None and found.classes != [*classes]:
         keys["classes"] = (_listed(found.classes), _listed(classes))
-    other = [f"{key} {theirs}, not {ours}" for key, (theirs, ours) in keys.items() if theirs != ours]
+    other = [
+        f"{key} {theirs}, not {ours}"
+        for key, (theirs, ours) in keys.items()
+        if theirs != ours or key == "classes"
+    ]
     if other:
         raise GlannError(f"imle.start_from: {config.start_from} has {', '.join(other)}; set the same")
     return earlier
 
 
-def _listed(names: Iterable[str]) -> str:
-    return "/".join(names)[:200] or "none"
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names)[:100]} ({len(names)})" if names else "none"
 
 
 def _check(latents: Tensor, count: int) -> None:

@@ -31,8 +31,7 @@ from glann.runtime.files import load_json
 from glann.sample.animation import save_animation, seeds_of
 
 MOST = 64  # images of a grid
-ALL_CLASSES = "all classes"
-BUTTONS = ["download", "fullscreen"]  # not the one that shares pictures with a web site
+BUTTONS: list[Any] = ["download", "fullscreen"]  # not the one that shares pictures with a web site
 GALLERY = 800  # px
 SIDE = 192  # px, to which images are enlarged
 LARGEST_UPLOAD = "20mb"
@@ -135,7 +134,7 @@ def _sample_tab(model: PageModel, page: gr.Blocks) -> None:
         return pictures, drawn, None, gr.Button(interactive=False), "Click an image."
 
     def sample(seed: float, truncation: float, count: float, of_class: str) -> tuple[Any, ...]:
-        return show(model.grid(_count(count), _whole(seed), truncation, _class_name(of_class)))
+        return show(model.grid(_count(count), _whole(seed), truncation, of_class or None))
 
     def more_like(drawn: Drawn | None, chosen: int | None, seed: float, count: float) -> tuple[Any, ...]:
         if drawn is None or chosen is None or not 0 <= chosen < len(drawn.noise):
@@ -172,7 +171,7 @@ def _walk_tab(model: PageModel) -> None:
             saved = gr.File(label="animation", interactive=False)
 
     def walk(seeds: str, steps: float, truncation: float, of_class: str) -> tuple[str, str]:
-        frames = model.walk(seeds_of(seeds or ""), max(1, int(steps)), truncation, _class_name(of_class))
+        frames = model.walk(seeds_of(seeds or ""), max(1, int(steps)), truncation, of_class or None)
         path = Path(tempfile.mkdtemp(dir=UPLOADS)) / "walk.webp"
         save_animation(path, frames)
         return str(path), str(path)
@@ -183,11 +182,8 @@ def _walk_tab(model: PageModel) -> None:
 def _class_choice(model: PageModel) -> gr.Dropdown:
     """Return the field for a class; it is not shown if the model has none."""
     classes = model.generator.classes
-    return gr.Dropdown([ALL_CLASSES, *classes], value=ALL_CLASSES, label="class", visible=bool(classes))
-
-
-def _class_name(chosen: str) -> str | None:
-    return None if chosen == ALL_CLASSES else str(chosen)
+    choices = [("all classes", ""), *((name, name) for name in classes)]
+    return gr.Dropdown(choices, value="", label="class", visible=bool(classes))
 
 
 def _photo_tab(model: PageModel) -> None:

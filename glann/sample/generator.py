@@ -214,8 +214,11 @@ class Generator:
     def labels(self, count: int, seed: int = 0, class_name: str | None = None) -> Tensor | None:
         """Return the classes of the images of `sample`, int64 [count], or None if there are no classes."""
         known = self.mapping.architecture.classes
+        if class_name is not None and not isinstance(class_name, str):
+            raise GlannError(f"class: expected a name, found {class_name}; write it in quotes")
         if class_name is not None and class_name not in known:
-            there = ", ".join(map(repr, known[:MOST_LISTED])) + ", ..." * (len(known) > MOST_LISTED)
+            there = ", ".join(repr(name[:60]) for name in known[:MOST_LISTED])
+            there += ", ..." * (len(known) > MOST_LISTED)
             raise GlannError(
                 f"class: no class {class_name[:60]!r}; there are: {there}"
                 if known
@@ -289,6 +292,8 @@ class Generator:
         NDArray
             uint8 [n, steps, h, w, c].
         """
+        for of in labels or (None,):
+            self._check_labels(of, len(starts))
         rows, starts, ends = len(starts), starts * truncation, ends * truncation
         needed = rows * steps * (math.prod(self.shape) + 16 * self.decoder.architecture.latent_dim)
         check_memory("interpolation", needed, self.execution, f"the number of images ({rows * steps})")
@@ -321,12 +326,19 @@ class Generator:
         e = self.mapping.architecture.noise_dim
         if noise.ndim != 2 or noise.shape[1] != e or len(noise) == 0:
             raise GlannError(f"noise: expected [n, {e}], found {list(noise.shape)}")
-        if bool(self.classes) != (labels is not None) or (labels is not None and len(labels) != len(noise)):
-            wanted = f"int64 [{len(noise)}]" if self.classes else "none, as the model has no classes"
-            raise GlannError(f"labels: expected {wanted}")
+        self._check_labels(labels, len(noise))
         return self._in_blocks(
             lambda block, of_block: self.mapping(block, of_block, truncation), noise, labels
         )
+
+    def _check_labels(self, labels: Tensor | None, count: int) -> None:
+        k = len(self.classes)
+        fits = labels is None if not k else labels is not None and labels.shape == (count,)
+        if labels is not None and fits:
+            fits = labels.dtype == torch.int64 and bool(((labels >= 0) & (labels < k)).all())
+        if not fits:
+            wanted = f"int64 [{count}], each below {k}" if k else "none, as the model has no classes"
+            raise GlannError(f"labels: expected {wanted}")
 
     @torch.no_grad()
     def _in_blocks(

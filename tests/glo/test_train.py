@@ -43,6 +43,18 @@ def test_a_decoder_that_draws_one_picture_for_all_is_noticed(
     train_glo(constant, Glo(**TINY, parameter_groups=frozen), 0, cpu)
 
 
+def test_a_short_run_that_draws_one_picture_says_so(
+    shapes: np.ndarray,
+    cpu: Execution,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("glann.glo.train.LEAST_VARIETY", 0.5)
+    frozen = [ParameterGroup(match="*", lr_multiplier=0)]
+    train_glo(shapes, Glo(**(TINY | {"epochs": 2}), parameter_groups=frozen), 0, cpu)
+    assert "glo: all latents decode to one picture; lower glo.latent_lr" in capsys.readouterr().err
+
+
 def test_equal_seeds_give_equal_bytes_and_other_seeds_do_not(shapes: np.ndarray, cpu: Execution):
     def train(seed: int) -> torch.Tensor:
         return train_glo(shapes, Glo(**TINY), seed, cpu).latents

@@ -74,6 +74,20 @@ def test_each_class_has_the_moments_of_its_latents(cpu: Execution):
         assert torch.allclose(covariance.diagonal().sqrt(), spread.diagonal().sqrt(), rtol=0.1)
 
 
+@pytest.mark.parametrize("few", [1, 2, 8])
+def test_a_class_of_few_latents_on_the_sphere_stays_with_them(few: int, cpu: Execution):
+    draws = stream(0, "latents")
+    middle = torch.tensor([[1.0, 0, 0, 0, 0, 0]])
+    latents = torch.cat(
+        [torch.randn(300, 6, generator=draws), middle + 0.1 * torch.randn(few, 6, generator=draws)]
+    )
+    labels = torch.tensor([0] * 300 + [1] * few)
+    mapping = fit_imle(F.normalize(latents, dim=1), SMALL, 0, cpu, labels=labels).mapping
+    near = drawn(mapping, 1) @ middle[0]
+    # It is trained for a second only. Samples of all latents have a mean of 0.
+    assert near.quantile(0.2) > 0.4 and near.mean() > 0.7
+
+
 def test_a_class_of_one_latent_is_drawn_around_it(cpu: Execution):
     latents = torch.cat([torch.randn(200, 3, generator=stream(0, "latents")), torch.full((1, 3), 20.0)])
     labels = torch.tensor([0] * 200 + [1])
@@ -102,7 +116,7 @@ def test_a_conditional_mapping_comes_back_from_its_file_and_is_a_start(cpu: Exec
     assert torch.equal(drawn(MappingNetwork.load(tmp_path / "mapping.safetensors"), 3), drawn(mapping, 3))
     start = config.model_copy(update={"start_from": str(tmp_path / "mapping.safetensors")})
     fit_imle(clusters(), start, 0, cpu, labels=GROUPS)
-    with pytest.raises(GlannError, match=r"has classes 0/1/2/3/4, not a/b/c/d/e; set"):
+    with pytest.raises(GlannError, match=r"has classes 0, 1, 2, 3, 4 \(5\), not a, b, c, d, e \(5\); set"):
         fit_imle(clusters(), start, 0, cpu, labels=GROUPS, class_names=list("abcde"))
     with pytest.raises(GlannError, match=r"has imle\.conditional True, not False"):
         fit_imle(clusters(), start.model_copy(update={"conditional": False}), 0, cpu)
@@ -129,8 +143,8 @@ def test_a_conditional_fit_resumes_to_the_same_bytes(cpu: Execution, tmp_path: P
 @pytest.mark.parametrize(
     ("labels", "names", "said"),
     [
-        (GROUPS[:-1], None, r"labels: expected int64 \[600\], found torch\.int64 \[599\]"),
-        (GROUPS.float(), None, r"labels: expected int64 \[600\], found torch\.float32"),
+        (GROUPS[:-1], None, r"labels: expected int64 \[600\], one per latent, found int64 \[599\]"),
+        (GROUPS.float(), None, r"labels: expected int64 \[600\], one per latent, found float32"),
         (GROUPS - 1, None, "labels: use numbers from 0 to"),
         (GROUPS * 2, None, "labels: class 1 has no latents"),
         (GROUPS, list("abc"), "class_names: 3 different names of 5 classes"),

@@ -75,7 +75,7 @@ def test_a_conditional_model_lets_the_visitor_choose_a_class(tmp_path: Path):
     try:
         client = Client(address, verbose=False)
         assert len(client.predict(0, 1.0, 4, "dog", api_name="/sample")[0]) == 4
-        with pytest.raises(AppError, match="class"):
+        with pytest.raises(AppError, match="bird is not in the list of choices"):
             client.predict(0, 1.0, 4, "bird", api_name="/sample")
     finally:
         page.close()

@@ -93,17 +93,25 @@ def test_names_are_sorted_as_people_expect():
 
 
 def test_a_conditional_mapping_needs_training_images_of_every_class(tmp_path):
-    assert needed(numbered(["a", "b"], ["a"])).names == ["a", "b"]
-    with pytest.raises(GlannError, match=r"imle\.conditional: b has no training image"):
-        needed(numbered(["a", "a"], ["b"]))
-    with pytest.raises(GlannError, match=r"imle\.conditional: the images have no classes"):
-        needed(None)
+    assert needed(numbered(["a", "b"], ["a"]), "npy").names == ["a", "b"]
+    with pytest.raises(GlannError, match=r"imle\.conditional: class 'b' has no training image"):
+        needed(numbered(["a", "a"], ["b"]), "npy")
+    for source, said in (
+        ("npy", "name a file of labels"),
+        ("folder", "into a subfolder"),
+        ("avatars", "set it to false"),
+    ):
+        with pytest.raises(GlannError, match=rf"imle\.conditional: the images have no classes; .*{said}"):
+            needed(None, source)
 
 
 @pytest.mark.parametrize(
     "content",
     [[], {"names": ["a"]}, {"names": ["a"], "images": [0, 1], "holdout": []},
-     {"names": ["a"], "images": ["x"], "holdout": []}, {"names": ["a"], "images": [-1], "holdout": []}],
+     {"names": ["a"], "images": ["x"], "holdout": []}, {"names": ["a"], "images": [-1], "holdout": []},
+     {"names": "abc", "images": [0], "holdout": []}, {"names": ["a", "a"], "images": [0], "holdout": []},
+     {"names": ["a", "b"], "images": [0.7], "holdout": []},
+     {"names": ["a", "b"], "images": [True], "holdout": []}],
 )  # fmt: skip
 def test_a_damaged_file_is_said_to_be_one(tmp_path, content):
     (tmp_path / "classes.json").write_text(json.dumps(content))

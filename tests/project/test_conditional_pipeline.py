@@ -83,5 +83,8 @@ def test_changed_labels_are_noticed_and_missing_ones_said_at_once(project: Path)
     finally:
         change(project, {"prepare": {"labels": "labels.npy"}, "glo": {"epochs": 2}})
     assert result.returncode != 0
-    assert "imle.conditional: the images have no classes; put the pictures of each class" in result.stderr
+    assert (
+        "imle.conditional: the images have no classes; name a file of labels in prepare.labels"
+        in result.stderr
+    )
     assert "Running stage 'glo'" in result.stdout and "Running stage 'imle'" not in result.stdout

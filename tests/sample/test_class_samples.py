@@ -13,6 +13,7 @@ from glann.errors import GlannError
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import noise_rows
 from glann.runtime.settings import Compute
+from glann.runtime.tensors import load_tensors, save_tensors
 from glann.sample.animation import walk
 from glann.sample.generator import Generator
 from glann.sample.saving import draw_samples
@@ -65,12 +66,38 @@ def test_a_way_leads_smoothly_from_one_class_to_another(generator: Generator):
 def test_a_class_that_is_not_there_is_one_line(generator: Generator, cpu: Execution):
     with pytest.raises(GlannError, match=r"class: no class 'bird'; there are: 'cat', 'dog', '\$rare"):
         generator.sample(1, class_name="bird")
+    with pytest.raises(GlannError, match=r"class: expected a name, found 7"):
+        generator.sample(1, class_name=7)
     with pytest.raises(GlannError, match=r"class: this model has none; fit it with imle\.conditional"):
         small_generator(cpu).sample(1, class_name="cat")
+    for labels in (None, torch.tensor([0, 3]), torch.tensor([-1, 0]), torch.tensor([0]), torch.ones(2)):
+        with pytest.raises(GlannError, match=r"labels: expected int64 \[2\], each below 3"):
+            generator.map(torch.randn(2, 4), labels=labels)
     with pytest.raises(GlannError, match=r"labels: expected int64 \[2\]"):
-        generator.map(torch.randn(2, 4))
+        generator.between(torch.randn(2, 4), torch.randn(2, 4), 3)
     with pytest.raises(GlannError, match="labels: expected none"):
         small_generator(cpu).map(torch.randn(2, 4), labels=torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"class_counts": [1, 1]},
+        {"class_counts": [1, 0, 1]},
+        {"class_counts": [1, 10**400, 1]},
+        {"classes": ["a", "a", "b"]},
+        {"classes": ["", "a", "b"]},
+        {"classes": ["a\nb", "a", "b"]},
+    ],
+    ids=str,
+)
+def test_a_damaged_list_of_classes_is_one_line(wrong: dict, generator: Generator, tmp_path: Path):
+    generator.save(tmp_path / "g.safetensors")
+    tensors, config = load_tensors(tmp_path / "g.safetensors")
+    config["mapping"] |= wrong
+    save_tensors(tmp_path / "g.safetensors", tensors, config)
+    with pytest.raises(GlannError, match=r"g\.safetensors: "):
+        Generator.load(tmp_path / "g.safetensors")
 
 
 def test_it_comes_back_from_its_file(generator: Generator, tmp_path: Path):

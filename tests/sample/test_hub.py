@@ -293,6 +293,18 @@ def test_metrics_of_another_generator_are_not_published(cpu: Execution, data: Pa
     assert not (tmp_path / "shared").exists()
 
 
+def test_a_project_with_a_generator_in_it_stays_as_it_is(generator: Generator, tmp_path: Path):
+    generator.save(tmp_path / "generator.safetensors")
+    for name in ("README.md", "params.yaml"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(GlannError, match="has other files already; name a new folder"):
+        generator.save_pretrained(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.glob("*.[my]*")} == {
+        "README.md": "mine",
+        "params.yaml": "mine",
+    }
+
+
 def test_a_folder_with_other_files_stays_as_it_is(generator: Generator, data: Path, tmp_path: Path):
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared/README.md").write_text("mine")

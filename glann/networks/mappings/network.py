@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from glann.networks.mappings.mlp import mlp
 from glann.networks.mappings.residual import residual_mlp
 from glann.networks.mappings.settings import Mapping
-from glann.runtime.settings import MOST_CLASSES, MOST_DIMENSIONS, Section
+from glann.runtime.settings import LARGEST, MOST_CLASSES, MOST_DIMENSIONS, Section
 from glann.runtime.tensors import load_network, save_tensors
 
 NETWORKS = {"mlp": mlp, "residual": residual_mlp}
 ROWS_AT_ONCE = 1024  # compared with all anchors
+LONGEST = 1000  # letters of the name of a class
 
 
 class MappingArchitecture(Section):
@@ -24,9 +25,11 @@ class MappingArchitecture(Section):
     config: Mapping
     noise_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
-    classes: list[str] = Field([], max_length=MOST_CLASSES)
+    classes: list[Annotated[str, Field(min_length=1, max_length=LONGEST)]] = Field(
+        [], max_length=MOST_CLASSES
+    )
     """names of the classes of a conditional mapping"""
-    class_counts: list[Annotated[int, Field(ge=1)]] = Field([])
+    class_counts: list[Annotated[int, Field(ge=1, le=LARGEST)]] = Field([])
     """how many latents each class had"""
     anchors: int = Field(0, ge=0)
     """rows of the buffers `anchors` and `residuals`"""
@@ -35,6 +38,8 @@ class MappingArchitecture(Section):
     def _counted(self) -> Self:
         if len(self.class_counts) != len(self.classes):
             raise ValueError("class_counts: needs a number per class")
+        if len({*self.classes}) != len(self.classes) or not all(map(str.isprintable, self.classes)):
+            raise ValueError("classes: needs printable names, none of them twice")
         return self
 
 

@@ -19,6 +19,7 @@ COLUMNS = {
     "sharpness": "sharpness → 1",
 }
 MOST_NAMED = 20  # classes
+LARGEST = 1e12  # metric; anything beyond is damage
 ANYONE = "USER/NAME"  # stands for the name of a repository that is not known yet
 
 
@@ -44,6 +45,8 @@ def card(generator: Generator, data: Path | None, files: Mapping[str, bytes], re
     if "grid.png" in files:
         parts += ["![samples](grid.png)", "*Samples, not hand-picked.*"]
     parts += ["## Use", USE.format(name=name, channels=generator.shape[2])]
+    if generator.classes:
+        parts.append("To choose a class, add `--class NAME`, or `class_name=` in Python.")
     if data and "metrics.json" in files:
         parts += ["## Metrics", *_metrics(load_json(data / FILES["metrics.json"]))]
     if "params.yaml" in files:
@@ -104,12 +107,13 @@ def _metrics(metrics: Any) -> list[str]:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "–"
+    number = isinstance(value, int | float) and abs(value) < LARGEST
+    return f"{value:.4g}" if number else "–"
 
 
 def _plain(value: Any) -> str:
     """Return a value as a few words in which markdown and html see nothing special."""
-    return re.sub(r"([^\w\s.,:-])", r"\\\1", " ".join(str(value).split())[:60]).replace("_", r"\_")
+    return re.sub(r"([!-+/;-@\[-`{-~])", r"\\\1", " ".join(str(value).split())[:60])
 
 
 USE = """\

@@ -22,7 +22,7 @@ except ModuleNotFoundError as error:
         raise
     raise GlannError("hub: needs the package huggingface_hub; run: pip install 'glann[hub]'") from None
 
-GENERATOR, CARD = "generator.safetensors", "README.md"
+GENERATOR, CARD, CONFIG = "generator.safetensors", "README.md", "config.json"
 OTHERS = ("grid.png", "metrics.json", "params.yaml")
 TEMPLATE = "---\n{{ card_data }}\n---\n\n{{ text }}"
 
@@ -153,8 +153,15 @@ def check_folder(folder: Path) -> None:
         raise GlannError(f"{folder}: a file; name a folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     names = {name for name in names if not name.startswith(".")}
-    if names and not {GENERATOR, CARD} <= names:
+    if names and (names - {GENERATOR, CARD, CONFIG, *OTHERS} or not _is_our_card(folder / CARD)):
         raise GlannError(f"{folder}: has other files already; name a new folder")
+
+
+def _is_our_card(path: Path) -> bool:
+    try:
+        return "library_name: glann" in path.read_text(encoding="utf-8").split("---")[1]
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def _check_not_public(repo_id: str, token: str | None) -> None:
