@@ -77,6 +77,7 @@ NOT_RUN = {
     "glann export --out generator.html": ("downloads onnxruntime-web", "glann export --help"),
     "glann project": ("names a command", "glann project --help"),
     "glann direction": ("names a command", "glann direction --help"),
+    "glann direction --class": ("names an option", "glann direction --help"),
     "glann edit": ("names a command", "glann edit --help"),
     "glann sample --seed 1": ("names what is shown", "glann sample --seed 1 --help"),
     "dvc cache dir DISK/cache": ("moves the cache of the other tests", "dvc cache dir --help"),
@@ -133,6 +134,7 @@ class Reader:
             for i in numbers:
                 shutil.copy(pictures / f"{i}.png", self.project / name)
         np.save(self.project / "codes.npy", rng.normal(size=(20, 6)))
+        np.save(self.project / "labels.npy", np.arange(20) % 2)
         np.save(self.project / "digits.npy", rng.integers(0, 255, (80, 28, 28), np.uint8))
         path = [str(folder / "bin"), str(environment / "bin"), os.environ["PATH"]]
         self.environment = {
