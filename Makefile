@@ -15,7 +15,7 @@ test: $(VENV)/installed-test
 	ruff check .
 	mypy
 	lint-imports
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(VENV)/installed
 	python -m benchmarks.bench

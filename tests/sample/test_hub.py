@@ -377,20 +377,31 @@ def test_what_cannot_be_read_from_the_hub_is_one_line(generator: Generator, hub:
         "ada/private": Repository([{}], private=True),
         "ada/gated": Repository([{}], gated=True),
     }
-    for name, message in (
-        (
-            "ada/nobody",
-            "ada/nobody: no such repository on the Hub, or a private one; check the name, or run: hf",
-        ),
-        ("ada/private", "ada/private: no such repository on the Hub, or a private one"),
-        ("ada/empty", "ada/empty: has no generator.safetensors; name a repository that glann has published"),
-        ("ada/empty@v2", "ada/empty: has no such revision; name a branch, a tag or a commit"),
-        ("ada/gated", "ada/gated: access is restricted; ask for it on the repository's page"),
-        ("faces", "faces: not a name on the Hub; use one such as user/faces"),
-    ):
-        arguments = ("sample", "--out", "x.png", "--generator", f"hf://{name}")
-        line = one_line(glann_in(tmp_path, hub.address, *arguments, token=""))
-        assert message in line, line
+    messages = {
+        "ada/nobody": "ada/nobody: no such repository on the Hub, or a private one; check the name, or run: hf",
+        "ada/private": "ada/private: no such repository on the Hub, or a private one",
+        "ada/empty": "ada/empty: has no generator.safetensors; name a repository that glann has published",
+        "ada/empty@v2": "ada/empty: has no such revision; name a branch, a tag or a commit",
+        "ada/gated": "ada/gated: access is restricted; ask for it on the repository's page",
+    }
+    arguments = ("sample", "--out", "x.png", "--generator", "hf://faces")
+    line = one_line(glann_in(tmp_path, hub.address, *arguments, token=""))
+    assert "faces: not a name on the Hub; use one such as user/faces" in line
+    code = """
+import sys
+from pathlib import Path
+from glann.cli.model import generator_file
+from glann.errors import GlannError
+for name in sys.argv[1:]:
+    try:
+        generator_file(Path(f"hf://{name}"))
+    except GlannError as error:
+        print(error)
+"""
+    lines = run(tmp_path, hub.address, "-c", code, *messages, token="").stdout.splitlines()
+    assert len(lines) == len(messages)
+    for line, message in zip(lines, messages.values(), strict=True):
+        assert line.startswith(message)
 
 
 def test_a_hub_that_fails_or_is_not_there_is_one_line(data: Path, hub: Hub):
