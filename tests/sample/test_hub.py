@@ -378,7 +378,7 @@ def test_what_cannot_be_read_from_the_hub_is_one_line(generator: Generator, hub:
         "ada/gated": Repository([{}], gated=True),
     }
     messages = {
-        "ada/nobody": "ada/nobody: no such repository on the Hub, or a private one; check the name, or run: hf",
+        "ada/nobody": "ada/nobody: no such repository on the Hub, or a private one; check the name",
         "ada/private": "ada/private: no such repository on the Hub, or a private one",
         "ada/empty": "ada/empty: has no generator.safetensors; name a repository that glann has published",
         "ada/empty@v2": "ada/empty: has no such revision; name a branch, a tag or a commit",
