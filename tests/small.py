@@ -13,8 +13,22 @@ from glann.networks.mappings.settings import Mapping
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
 from glann.sample.generator import Generator
+from glann.training.checkpoints import Checkpoints
 
 SMALL = Imle(noise_dim=2, mapping={"width": 64, "depth": 2}, epochs=40, lr=0.003)
+
+
+class Killed(Exception):  # noqa: N818
+    """What ends a run of `KilledOnce`."""
+
+
+class KilledOnce(Checkpoints):
+    """Ends a run after the second step of its second epoch has been saved."""
+
+    def save(self, tensors: dict[str, torch.Tensor], position: dict) -> None:
+        super().save(tensors, position)
+        if len(position["history"]) == 1 and position["step"] == 2:
+            raise Killed
 
 
 def clusters(n: int = 600) -> torch.Tensor:

@@ -237,11 +237,15 @@ def _of_class(model: "Generator", name: str, data: Path) -> "list[Tensor]":
 
     classes = load_classes(data / "prepare/classes.json")
     latents = load_latents(data / "glo/latents.npy", model.decoder.architecture.latents)
-    names = classes.names if classes else []
-    if classes is None or name not in names or len(classes.images) != len(latents):
-        there = f"there are: {_listed(names)}" if names else "the training images have none"
-        raise GlannError(f"--class: no class {name[:60]!r}; {there}")
-    of_class = torch.from_numpy(classes.images == names.index(name))
+    if classes is None:
+        raise GlannError(f"--class {name[:60]}: the training images in {data} have no classes")
+    if name not in classes.names:
+        raise GlannError(f"--class: no class {name[:60]!r}; there are: {_listed(classes.names)}")
+    if len(classes.images) != len(latents):
+        raise GlannError(
+            f"{data}: classes of {len(classes.images)} images, but {len(latents)} latents; run: dvc repro"
+        )
+    of_class = torch.from_numpy(classes.images == classes.names.index(name))
     return [latents[of_class], latents[~of_class]]
 
 

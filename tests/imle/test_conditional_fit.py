@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small import SMALL, clusters
+from small import SMALL, Killed, KilledOnce, clusters
 
 from glann.errors import GlannError
 from glann.imle.calibration import moments
@@ -123,15 +123,6 @@ def test_a_conditional_mapping_comes_back_from_its_file_and_is_a_start(cpu: Exec
 
 
 def test_a_conditional_fit_resumes_to_the_same_bytes(cpu: Execution, tmp_path: Path):
-    class Killed(Exception):  # noqa: N818
-        pass
-
-    class KilledOnce(Checkpoints):
-        def save(self, tensors: dict[str, torch.Tensor], position: dict) -> None:
-            super().save(tensors, position)
-            if len(position["history"]) == 1 and position["step"] == 2:
-                raise Killed
-
     config = SMALL.model_copy(update={"epochs": 3, "refresh": 2, "residuals": 0.3})
     expected = fit_imle(clusters(), config, 0, cpu, labels=GROUPS).mapping.state_dict()
     with pytest.raises(Killed):

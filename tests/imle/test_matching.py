@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import SMALL, clusters
+from small import SMALL, Killed, KilledOnce, clusters
 
 from glann.imle.fit import fit_imle
 from glann.imle.matching import Matching, NoiseDraws, groups_of, map_candidates
@@ -48,15 +48,6 @@ def test_each_latent_gets_the_noise_of_its_nearest_candidate_in_any_block(
 def test_a_run_with_several_blocks_resumes_to_the_same_bytes(
     small_blocks: None, cpu: Execution, tmp_path: Path
 ):
-    class Killed(Exception):  # noqa: N818
-        pass
-
-    class KilledOnce(Checkpoints):
-        def save(self, tensors: dict[str, torch.Tensor], position: dict) -> None:
-            super().save(tensors, position)
-            if len(position["history"]) == 1 and position["step"] == 2:
-                raise Killed
-
     config = SMALL.model_copy(update={"epochs": 4, "refresh": 2})
     expected = fit_imle(clusters(), config, 0, cpu).mapping.state_dict()
     with pytest.raises(Killed):
