@@ -150,7 +150,7 @@ def test_every_tab_works_in_a_browser(browser: Any, address: str, tmp_path: Path
     page.locator("input[type=file]:visible, input[type=file]").first.set_input_files(
         photo(tmp_path / "p.png")
     )
-    page.get_by_text("p.png").first.wait_for()
+    page.get_by_label("p.png", exact=True).wait_for()  # the text is there only while it is uploaded
     page.get_by_role("button", name="Find it in the model").click()
     page.get_by_text("Done; now move the sliders.").wait_for(timeout=60_000)
     page.get_by_role("tab", name="Model").click()
