@@ -12,6 +12,7 @@ from glann.glo.settings import Glo
 from glann.images.tensors import thumbnails
 from glann.runtime.processes import rows_at_first, total
 from glann.runtime.randomness import noise_rows, stream, stream_seed
+from glann.training.batches import Inputs
 from glann.training.shards import Shard
 
 PCA_IMAGES = 10_000  # images that principal components are fitted to, at most
@@ -51,7 +52,7 @@ class LatentTable:
         """Return the latents of a batch, float32 [b, d], as a leaf tensor that requires a gradient."""
         return self.latents[rows].requires_grad_()
 
-    def step(self, rows: Tensor, latents: Tensor, lr: float, scale: float) -> None:
+    def step(self, rows: Tensor, latents: Tensor, lr: float | Tensor, scale: float | Tensor) -> None:
         """Step the batch's latents by their gradient times `scale`, and project them to the unit sphere.
 
         The loss is a mean over the batch. With the batch size as `scale`, each latent gets the gradient of
@@ -149,16 +150,21 @@ class LatentNoise:
         self.spread = length * (total(latents.square().sum(dim=0)) / shard.n).sqrt()  # [d]
         self.silent = length == 0
 
-    def __call__(self, latents: Tensor, rows: Tensor, step: int) -> Tensor:
-        """Return the latents [b, d] of `rows`, int64 [b], with the noise of a step added, as unit vectors."""
+    def draw(self, rows: Tensor, step: int) -> Inputs:
+        """Draw the noise of a step for the latents of `rows`, int64 [b], on the CPU."""
+        if self.silent:
+            return {}
+        noise = self._normal(len(self.spread), step, "noise")
+        noise *= torch.special.ndtr(self._normal(1, step, "length"))  # uniform in [0, 1]
+        return {"noise": noise[self.shard.place(rows)]}
+
+    def __call__(self, latents: Tensor, drawn: Inputs) -> Tensor:
+        """Return latents [b, d] with the noise that `draw` drew for them, as unit vectors."""
         if self.silent:
             return latents
-        noise = self._draw(latents.shape[1], step, "noise")
-        noise *= torch.special.ndtr(self._draw(1, step, "length"))  # uniform in [0, 1]
-        noise = noise.to(latents.device, non_blocking=True)[self.shard.place(rows)]
-        return F.normalize(latents + noise * self.spread, dim=1)
+        return F.normalize(latents + drawn["noise"] * self.spread, dim=1)
 
-    def _draw(self, dim: int, step: int, what: str) -> Tensor:
+    def _normal(self, dim: int, step: int, what: str) -> Tensor:
         """Return standard normal numbers for this rank's places in the batch, float32 [places, dim]."""
         places = self.shard.places
         return noise_rows(places.start, places.stop, dim, self.seed, "glo", step, what)

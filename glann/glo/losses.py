@@ -1,9 +1,8 @@
 """The reconstruction losses of GLO."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from types import EllipsisType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,22 +13,55 @@ from torch import Tensor, nn
 from glann.glo.settings import Loss
 from glann.images.pyramid import laplacian_pyramid
 from glann.images.tensors import to_float, upload
-from glann.networks.texture import level_weight, sliced_wasserstein
-from glann.networks.vgg import features_at, vgg16, vgg16_structure
+from glann.networks.texture import draw_directions, level_weight, sliced_wasserstein
+from glann.networks.vgg import features_at, shapes_at, vgg16, vgg16_structure
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
 from glann.runtime.memory import activation_bytes, check_memory
 from glann.runtime.processes import rank
 from glann.runtime.progress import progress
+from glann.training.batches import Inputs
 
 MULTI_SCALE_ABOVE = 64  # px; larger images are also compared at a quarter of their size, as in the paper
 CACHED_AT_ONCE = 64  # images
 
-ReconstructionLoss = Callable[[Tensor, Tensor, Tensor, torch.Generator, float], Tensor]
+
+class ReconstructionLoss(Protocol):
+    """Distance of decoded images and their targets."""
+
+    def draw(self, draws: torch.Generator, done: float) -> Inputs:
+        """Draw what is random in a step: crops and directions, on the CPU.
+
+        Parameters
+        ----------
+        draws
+            The generator.
+        done
+            The fraction of the training that is done, in [0, 1).
+        """
+
+    def enter(self, done: float) -> Hashable:
+        """Go to the part of the training that comes after a fraction of it, and name this part.
+
+        Calls come in the order of training. What earlier parts kept is dropped.
+        """
+
+    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, drawn: Inputs) -> Tensor:
+        """Return the mean distance, float32 [].
+
+        Parameters
+        ----------
+        decoded, targets
+            Float [b, c, h, w] in [0, 1].
+        rows
+            int64 [b]: which images the targets are.
+        drawn
+            What `draw` returned, on the device of the images; there may be more in it.
+        """
 
 
 def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.uint8]) -> ReconstructionLoss:
-    """Return ``loss(decoded, targets, rows, draws, done)``, one float32 number.
+    """Return the loss that `config` describes.
 
     Parameters
     ----------
@@ -39,18 +71,10 @@ def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.u
         Device and precision.
     images
         All images that will be targets, uint8 [n, h, h, c].
-
-    Returns
-    -------
-    ReconstructionLoss
-        Takes `decoded` and `targets`, float [b, c, h, w] in [0, 1]; `rows`, int64 [b], says which images the
-        targets are; `draws` is the generator for random crops and directions; `done` is the fraction of the
-        training that is done, in [0, 1).
     """
     if config.kind == "perceptual":
         return Perceptual(config, execution, images)
-    plain = LOSSES[config.kind]
-    return lambda decoded, targets, rows, draws, done: plain(decoded, targets)
+    return Plain(LOSSES[config.kind])
 
 
 def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -> int:
@@ -83,6 +107,25 @@ LOSSES = {"l1": l1, "laplacian": laplacian}
 """Losses of decoded and target images alone; `Perceptual` also needs weights, memory and crops."""
 
 
+@dataclass
+class Plain:
+    """One of `LOSSES` as a `ReconstructionLoss`: nothing is random, and there is only one part."""
+
+    distance: Callable[[Tensor, Tensor], Tensor]
+
+    def draw(self, draws: torch.Generator, done: float) -> Inputs:
+        """Draw nothing."""
+        return {}
+
+    def enter(self, done: float) -> Hashable:
+        """Return the only part."""
+        return None
+
+    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, drawn: Inputs) -> Tensor:
+        """Compare decoded images with targets."""
+        return self.distance(decoded, targets)
+
+
 class Perceptual:
     """L1 distance of VGG-16 features at several levels and of pixels, as in the GLANN paper.
 
@@ -100,25 +143,33 @@ class Perceptual:
         self.config = config
         network = vgg16(config.weights, config.levels)
         network.to(execution.device, execution.precision).to(memory_format=torch.channels_last)
-        self.fine = FeatureDistance(network, config, execution, config.levels, config.texture)
+        size = images.shape[1]
+        self.fine = FeatureDistance(network, config, execution, config.levels, config.texture, size)
         self.coarse = None
         self.cached_bytes = self.fine.keep(images, config.cache_gib * 2**30)
         room = config.cache_gib * 2**30 - self.cached_bytes
         if config.coarse > 0:
             # Level 5 halves the size four times, so it needs 16 px.
-            levels = min(config.levels, 5 if images.shape[1] // 2 >= 16 else 4)
-            self.coarse = FeatureDistance(network, config, execution, levels, texture=0.0, halve=True)
+            levels = min(config.levels, 5 if size // 2 >= 16 else 4)
+            self.coarse = FeatureDistance(network, config, execution, levels, 0.0, size, halve=True)
             self.cached_bytes += self.coarse.keep(images, room)
 
-    def __call__(
-        self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator, done: float
-    ) -> Tensor:
-        """Compare decoded images with targets, see `reconstruction_loss`."""
+    def draw(self, draws: torch.Generator, done: float) -> Inputs:
+        """Draw window and directions, see `ReconstructionLoss`."""
+        coarse = self.coarse if done < self.config.coarse else None
+        return (coarse or self.fine).draw(draws)
+
+    def enter(self, done: float) -> Hashable:
+        """Return whether this is the coarse part. After it, its features are dropped."""
         if done >= self.config.coarse:
             self.coarse = None
+        return self.coarse is not None
+
+    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, drawn: Inputs) -> Tensor:
+        """Compare decoded images with targets, see `ReconstructionLoss`."""
         compared = self.coarse or self.fine
         pixels = self.config.pixel_weight * l1(decoded, targets)
-        return pixels + compared(decoded, targets, rows, draws)
+        return pixels + compared(decoded, targets, rows, drawn)
 
 
 @dataclass
@@ -134,21 +185,37 @@ class FeatureDistance:
     execution: Execution
     levels: int
     texture: float
+    size: int  # px, of whole images
     halve: bool = False
     kept: list[Tensor] | None = None  # features of all targets, each level [n, h, w, c]
 
-    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, draws: torch.Generator) -> Tensor:
-        """Compare decoded images with targets, see `reconstruction_loss`."""
+    def draw(self, draws: torch.Generator) -> Inputs:
+        """Draw window and directions for a step."""
+        size, drawn = self.size // (2 if self.halve else 1), {}
+        if self.config.crop is not None and self.config.crop < size:
+            drawn["window"] = _random_window(size, self.config.crop, draws)
+            size = self.config.crop
+        if self.texture:
+            for level, (channels, positions) in enumerate(shapes_at(size, self.levels)):
+                of_level = draw_directions(channels, positions, draws)
+                drawn[f"directions {level}"], drawn[f"positions {level}"] = of_level
+        return drawn
+
+    def __call__(self, decoded: Tensor, targets: Tensor, rows: Tensor, drawn: Inputs) -> Tensor:
+        """Compare decoded images with targets, see `ReconstructionLoss`."""
         decoded = self._resized(decoded)
         if self.kept is not None:
             wanted = [level[rows].permute(0, 3, 1, 2) for level in self.kept]
-            return _distance(self._features(decoded, self.levels), wanted, self.texture, draws)
+            return _distance(self._features(decoded, self.levels), wanted, self.texture, drawn)
         targets, size = self._resized(targets), decoded.shape[-1]
-        window = _random_window(size, self.config.crop, draws)
-        total = self._at_one_scale(decoded[window], targets[window], self.levels, self.texture, draws)
+        seen, seen_targets = decoded, targets
+        if "window" in drawn:
+            assert self.config.crop is not None
+            seen, seen_targets = (_cut(x, drawn["window"], self.config.crop) for x in (decoded, targets))
+        total = self._at_one_scale(seen, seen_targets, self.levels, self.texture, drawn)
         if size > MULTI_SCALE_ABOVE:
             small, small_targets = F.avg_pool2d(decoded, 4), F.avg_pool2d(targets, 4)
-            total = total + self._at_one_scale(small, small_targets, min(self.levels, 4), 0.0, draws)
+            total = total + self._at_one_scale(small, small_targets, min(self.levels, 4), 0.0, drawn)
         return total
 
     @torch.no_grad()
@@ -199,20 +266,21 @@ class FeatureDistance:
         return features_at(self.network, images, levels, self.execution.precision)
 
     def _at_one_scale(
-        self, decoded: Tensor, targets: Tensor, levels: int, texture: float, draws: torch.Generator
+        self, decoded: Tensor, targets: Tensor, levels: int, texture: float, drawn: Inputs
     ) -> Tensor:
         with torch.no_grad():
             wanted = self._features(targets, levels)
-        return _distance(self._features(decoded, levels), wanted, texture, draws)
+        return _distance(self._features(decoded, levels), wanted, texture, drawn)
 
 
-def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, draws: torch.Generator) -> Tensor:
+def _distance(found: list[Tensor], wanted: list[Tensor], texture: float, drawn: Inputs) -> Tensor:
     """Return the sum over levels of the mean absolute difference plus `texture` times that of textures."""
     total = torch.zeros((), device=found[0].device)
     for level, (a, b) in enumerate(zip(found, wanted, strict=True)):
         total = total + _MeanAbsolute.apply(a, b) * level_weight(level, len(found), texture)
         if texture:
-            total = total + texture * sliced_wasserstein(a, b, draws).mean()
+            along = drawn[f"directions {level}"], drawn[f"positions {level}"]
+            total = total + texture * sliced_wasserstein(a, b, *along).mean()
     return total
 
 
@@ -235,11 +303,21 @@ class _MeanAbsolute(torch.autograd.Function):
         return difference.sign().mul_((gradient / difference.numel()).to(difference.dtype)), None
 
 
-def _random_window(size: int, crop: int | None, draws: torch.Generator) -> tuple[slice | EllipsisType, ...]:
-    if crop is None or crop >= size:
-        return (...,)
+def _random_window(size: int, crop: int, draws: torch.Generator) -> Tensor:
+    """Return the first row and the first column of a window of `crop` px, int64 [2]."""
     # Uniform draws would hardly ever reach the corners: draw from a larger range, then clamp.
     room = size - crop
     draw = torch.randint(-(room // 2), room + room // 2 + 1, (2,), generator=draws)
-    top, left = draw.clamp(0, room).tolist()
-    return ..., slice(top, top + crop), slice(left, left + crop)
+    return draw.clamp(0, room)
+
+
+def _cut(images: Tensor, window: Tensor, crop: int) -> Tensor:
+    """Return a window of `crop` px of images [b, c, h, w]: [b, c, crop, crop]."""
+    if not window.is_cuda:
+        top, left = window.tolist()
+        return images[..., top : top + crop, left : left + crop]
+    rows, columns = window[:, None] + torch.arange(
+        crop, device=window.device
+    )  # no number is read from the GPU
+    cut = images.index_select(2, rows).index_select(3, columns)
+    return cut.contiguous(memory_format=torch.channels_last)

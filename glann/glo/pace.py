@@ -38,12 +38,16 @@ def share_of_time(
     """
     if not isinstance(loss, Perceptual) or loss.coarse is None or loss.config.coarse >= 1:
         return lambda share: share
-    targets = to_float(upload(images, execution))
+    targets, rows = to_float(upload(images, execution)), execution.to_device(torch.arange(len(images)))
+    drawn = {
+        part.halve: {name: execution.to_device(x) for name, x in part.draw(torch.Generator()).items()}
+        for part in (loss.fine, loss.coarse)
+    }
 
     def step(compared: FeatureDistance) -> float:
         started = time.monotonic()
         with execution.autocast():
-            distance = compared(decoder(latents), targets, torch.arange(len(images)), torch.Generator())
+            distance = compared(decoder(latents), targets, rows, drawn[compared.halve])
         distance.backward()
         distance.item()  # waits for a GPU
         return time.monotonic() - started

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from glann.errors import GlannError
-from glann.glo.batches import read_ahead
 from glann.glo.latents import LatentNoise, LatentTable, initial_latents
 from glann.glo.losses import loss_bytes, reconstruction_loss
 from glann.glo.pace import share_of_time
 from glann.glo.settings import Glo
 from glann.glo.start import load_earlier, start_from
+from glann.glo.step import GloStep
 from glann.images.tensors import to_float, upload
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import SIZES_MADE, Origin
@@ -23,11 +23,13 @@ from glann.networks.layers import initialize
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
 from glann.runtime.memory import activation_bytes, check_memory, weight_bytes
-from glann.runtime.processes import data_parallel, rank, ranks, rows_at_first
+from glann.runtime.processes import rank, ranks, rows_at_first
 from glann.runtime.randomness import stream
+from glann.training.batches import read_ahead
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
-from glann.training.optimization import adam, moving_average, step
+from glann.training.optimization import MovingAverage, adam
+from glann.training.replay import Replay
 from glann.training.shards import Shard
 from glann.training.state import Parts
 from glann.training.watch import Watch
@@ -110,10 +112,11 @@ def train_glo(
     table = LatentTable(first, shard)
     perturb = LatentNoise(config.latent_noise, first, shard, seed)
     decoder.to(execution.device).to(memory_format=torch.channels_last)
-    parallel = data_parallel(decoder)
-    average = moving_average(decoder, config.ema)
+    average = MovingAverage(decoder, config.ema)
     optimizer = adam(decoder.network, config.decoder_lr, config.parameter_groups)
     loss_of = reconstruction_loss(config.loss, execution, own)
+    step = GloStep(own, table, perturb, decoder, optimizer, average, loss_of, config, seed, execution)
+    take_step = Replay(step, optimizer, execution)
     parts: Parts = {"decoder": decoder, "average": average, "optimizer": optimizer, "table": table}
     batch = -(-shard.strata // shard.ranks)
 
@@ -126,19 +129,10 @@ def train_glo(
         "glo", "images", parts, shard, config.epochs, config.schedule, checkpoints, _remedy(execution), pace
     ) as course:
         for _ in course.epochs():
-            for rows, weight, targets in read_ahead(own, course.batches(seed), execution):
-                i, factor = course.steps_done, course.learning_rate_factor
-                draws = stream(seed, "glo", i, "loss")
-                latents = table.rows(rows)
-                with execution.autocast():
-                    decoded = parallel(perturb(latents, rows, i))
-                    loss = loss_of(decoded, targets, rows, draws, course.done)
-                (loss * weight).backward()  # the mean over processes is the gradient of the whole batch
-                step(optimizer, config.decoder_lr * factor)
-                # A latent belongs to one image, so its gradient is scaled back from the mean over the batch.
-                table.step(rows, latents, config.latent_lr * factor, len(rows) / weight)
-                average.update_parameters(decoder)
-                course.step(loss, len(rows))
+            for x in read_ahead(step.read, course.batches(seed), execution):
+                loss = take_step(x, phase=loss_of.enter(course.done))
+                average.n_averaged += 1
+                course.step(loss, len(x["rows"]))
                 if watch and watch.due():
                     watch.look(average.module, [table.latents], course.history, course.done, execution)
             course.end_epoch()

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from glann.images.tensors import constant
 
 
 def laplacian_pyramid(images: Tensor) -> Iterator[Tensor]:
@@ -22,7 +23,7 @@ def laplacian_pyramid(images: Tensor) -> Iterator[Tensor]:
 def _blur(images: Tensor) -> Tensor:
     """Convolve rows and columns with [1, 4, 6, 4, 1] / 16."""
     channels = images.shape[1]
-    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=images.device) / 16
+    kernel = constant((1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16), images.device)
     images = F.pad(images, (2, 2, 2, 2), mode="reflect")
     rows = F.conv2d(images, kernel.expand(channels, 1, 1, 5), groups=channels)
     return F.conv2d(rows, kernel[:, None].expand(channels, 1, 5, 1), groups=channels)

@@ -1,5 +1,6 @@
 """Images as tensors: uint8 [n, h, w, c], as on disk, become float tensors, and back."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,12 @@ from torch import Tensor
 from glann.runtime.compute import Execution
 
 THUMBNAILS_AT_ONCE = 256  # images
+
+
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return float32 [len(values)] on a device. It is copied there once: each copy would make a GPU wait."""
+    return torch.tensor(values, device=device)
 
 
 def upload(images: NDArray[Any], execution: Execution) -> Tensor:

@@ -10,18 +10,21 @@ from glann.errors import GlannError
 from glann.imle.calibration import ROWS_IN_FLOAT64, calibrate, fit_range
 from glann.imle.matching import CANDIDATES_AT_ONCE, Matching, candidate_count, groups_of
 from glann.imle.settings import Imle
-from glann.neighbors.search import checked_index
+from glann.imle.step import ImleStep
+from glann.neighbors.search import checked_index, reserved_bytes
 from glann.networks.generator import load_mapping
 from glann.networks.layers import initialize
 from glann.networks.mappings.network import LONGEST, MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution
 from glann.runtime.memory import check_memory
-from glann.runtime.processes import data_parallel, rank, ranks
+from glann.runtime.processes import rank, ranks
 from glann.runtime.randomness import noise_rows, stream
 from glann.runtime.settings import MOST_CLASSES
+from glann.training.batches import read_ahead
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
-from glann.training.optimization import adam, moving_average, step
+from glann.training.optimization import MovingAverage, adam
+from glann.training.replay import Replay
 from glann.training.shards import Shard
 from glann.training.state import Parts
 from glann.training.watch import SHOWN, Watch
@@ -115,8 +118,7 @@ def fit_imle(
         mapping.network.load_state_dict(load_start(config, d, [*classes]).network.state_dict())
     fit_range(mapping.to(latents.device), latents)
     mapping.to(execution.device)
-    network = data_parallel(mapping.network)
-    average = moving_average(mapping, config.ema)
+    average = MovingAverage(mapping, config.ema)
     optimizer = adam(mapping.network, config.lr, config.parameter_groups)
     wanted = mapping.to_unit(latents[shard.start : shard.stop].to(execution.device, torch.float32))
     own = None if labels is None else labels[shard.start : shard.stop].to(execution.device)
@@ -124,6 +126,8 @@ def fit_imle(
     shown = [noise_rows(0, SHOWN, config.noise_dim, seed, "imle", "watch").to(execution.device)]
     if classes:
         shown.append(torch.arange(SHOWN, device=execution.device) * min(len(classes), SHOWN) // SHOWN)
+    step = ImleStep(wanted, own, matching, mapping, optimizer, average, config)
+    take_step = Replay(step, optimizer, execution)
     parts: Parts = {"mapping": mapping, "average": average, "optimizer": optimizer, "matching": matching}
 
     with Course(
@@ -141,14 +145,10 @@ def fit_imle(
             if epoch % config.refresh == 0 and course.at_start_of_epoch:
                 matching.renew(mapping, epoch)
             mapping.train()
-            for rows, weight in course.batches(seed):
-                read = mapping.read(matching.noise[rows], None if own is None else own[rows])
-                reached = mapping.project(network(read))
-                loss = regression_loss(reached, wanted[rows], config.loss)
-                (loss * weight).backward()  # the mean over processes is the gradient of the whole batch
-                step(optimizer, config.lr * course.learning_rate_factor)
-                average.update_parameters(mapping)
-                course.step(loss, len(rows))
+            for x in read_ahead(step.read, course.batches(seed), execution):
+                loss = take_step(x)
+                average.n_averaged += 1
+                course.step(loss, len(x["rows"]))
                 if watch and watch.due():
                     watch.look(average.module, shown, course.history, course.done, execution)
             course.end_epoch(nearest=matching.distance)
@@ -161,17 +161,6 @@ def fit_imle(
     if watch and watch.begun:
         watch.look(fitted, shown, course.history, 1.0, execution)
     return ImleResult(fitted.eval(), course.history)
-
-
-def regression_loss(reached: Tensor, wanted: Tensor, kind: str) -> Tensor:
-    """Return the mean distance of rows float [b, d], or the mean squared distance.
-
-    If several latents share a noise, "squared" pulls its output to their mean, which resembles none of them
-    and is nearer to the centre than they are. "distance" pulls it to their geometric median, and latents far
-    away pull no harder than latents nearby.
-    """
-    squared = (reached - wanted).square().sum(dim=1)
-    return squared.mean() if kind == "squared" else (squared + 1e-12).sqrt().mean()
 
 
 def _classes(n: int, config: Imle, labels: Tensor | None, names: Sequence[str] | None) -> dict[str, int]:
@@ -265,8 +254,9 @@ def memory_of_imle(n: int, d: int, config: Imle, classes: int = 0) -> tuple[int,
     count = candidate_count(config, n)
     held = 4 * n * (d + 2 * config.noise_dim) + 4 * 4 * classes * d**2
     candidates = 4 * min(count, CANDIDATES_AT_ONCE) * (d + config.noise_dim)
-    if config.index != "Flat":  # in blocks, joined, and in the index, which has two numbers per link
-        candidates = 4 * count * (3 * d + 2 * checked_index(config.index, count, d).links)
+    if config.index != "Flat":  # joined, and in blocks or the index, which has two numbers per link
+        links = checked_index(config.index, count, d).links
+        candidates = 4 * count * (2 * d + config.noise_dim + 2 * links)
     samples = (
         4 * CANDIDATES_AT_ONCE * (d + config.noise_dim) * (config.correct_moments or config.residuals > 0)
     )
@@ -276,6 +266,8 @@ def memory_of_imle(n: int, d: int, config: Imle, classes: int = 0) -> tuple[int,
 
 def _check_memory(n: int, d: int, classes: int, config: Imle, execution: Execution) -> None:
     fitting, measuring = memory_of_imle(n, d, config, classes)
+    reserved = reserved_bytes(execution.device)
+    fitting, measuring = fitting + reserved, measuring + reserved
     knobs = f"imle.candidates ({config.candidates:g}), imle.noise_dim ({config.noise_dim})"
     check_memory("imle", fitting, execution, f"{knobs} or the number of latents ({n})")
     knobs = f"glo.latent_dim ({d}) or set imle.correct_moments to false"

@@ -31,7 +31,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         assert self.num_batches_tracked is not None
         dims = [0, *range(2, input.dim())]
         values = input.float()
-        count = total(torch.tensor(values.numel() / values.shape[1], device=input.device))
+        count = total(torch.full((), values.numel() / values.shape[1], device=input.device))
         sums = all_reduce(torch.stack([values.sum(dims), values.square().sum(dims)])) / count  # => [2, c]
         mean, variance = sums[0], sums[1] - sums[0].square()
         with torch.no_grad():

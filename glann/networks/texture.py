@@ -8,7 +8,21 @@ DETAIL_LEVELS = 2  # of VGG, at which absolute differences count less if texture
 DIRECTIONS, POSITIONS = 16, 1024  # random directions, and at most so many positions, to compare textures
 
 
-def sliced_wasserstein(found: Tensor, wanted: Tensor, draws: torch.Generator) -> Tensor:
+def draw_directions(channels: int, positions: int, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw what `sliced_wasserstein` compares features along, for feature maps of this size.
+
+    Returns
+    -------
+    tuple
+        Unit directions float32 [channels, k], and the positions that are compared, int64 [p].
+    """
+    directions = F.normalize(torch.randn(channels, DIRECTIONS, generator=draws), dim=0)
+    if positions <= POSITIONS:
+        return directions, torch.arange(positions)
+    return directions, torch.randperm(positions, generator=draws)[:POSITIONS]
+
+
+def sliced_wasserstein(found: Tensor, wanted: Tensor, directions: Tensor, chosen: Tensor) -> Tensor:
     """Return how far apart the distributions of features within each image are, wherever they lie.
 
     The sliced Wasserstein distance of Heitz et al. (CVPR 2021, arXiv:2006.07229): features are projected onto
@@ -18,24 +32,20 @@ def sliced_wasserstein(found: Tensor, wanted: Tensor, draws: torch.Generator) ->
     Parameters
     ----------
     found, wanted
-        Features, float [b, c, h, w]. Larger maps are sampled at 1,024 random positions.
-    draws
-        Generator of the directions and positions.
+        Features, float [b, c, h, w].
+    directions, chosen
+        From `draw_directions`. Larger maps are compared at 1,024 random positions.
 
     Returns
     -------
     Tensor
         float32 [b], for each image the mean over directions and positions.
     """
-    channels, positions = found.shape[1], found[0, 0].numel()
-    directions = F.normalize(torch.randn(channels, DIRECTIONS, generator=draws), dim=0).to(found)
-    chosen = None
-    if positions > POSITIONS:
-        chosen = torch.randperm(positions, generator=draws)[:POSITIONS].to(found.device)
+    directions = directions.to(found.dtype)
 
     def ordered(features: Tensor) -> Tensor:
         rows = features.permute(0, 2, 3, 1).flatten(1, 2)  # => [b, h * w, c]
-        if chosen is not None:
+        if len(chosen) < rows.shape[1]:
             rows = rows.index_select(1, chosen)
         return (rows @ directions).float().sort(dim=1).values
 

@@ -10,11 +10,13 @@ from torchvision.models import VGG16_Weights
 from torchvision.models import vgg16 as torchvision_vgg16
 
 from glann.errors import GlannError
+from glann.images.tensors import constant
 from glann.runtime.tensors import load_tensors
 
 # The last layer of each level: the ReLU after conv1_2, conv2_2, conv3_2, conv4_3 and conv5_3. The GLANN paper
 # compares these layers.
 LEVEL_ENDS = (3, 8, 13, 22, 29)
+CHANNELS = (64, 128, 256, 512, 512)  # at the end of each level
 WANTED = "name torchvision's vgg16 .pth, or a .safetensors of vgg16().features.state_dict()"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -78,10 +80,14 @@ def features_at(network: nn.Sequential, images: Tensor, levels: int, precision: 
     return taps
 
 
+def shapes_at(size: int, levels: int) -> list[tuple[int, int]]:
+    """Return channels and positions of the activations at each level, for images of `size` px."""
+    return [(channels, (size >> level) ** 2) for level, channels in enumerate(CHANNELS[:levels])]
+
+
 def normalize_for_vgg(images: Tensor) -> Tensor:
     """Normalise images, float [b, c, h, w] in [0, 1] with c = 1 or 3, as for ImageNet: [b, 3, h, w]."""
-    mean = torch.tensor(MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(STD, device=images.device)[:, None, None]
+    mean, std = (constant(values, images.device)[:, None, None] for values in (MEAN, STD))
     return (images.float() - mean) / std  # one channel broadcasts to three
 
 

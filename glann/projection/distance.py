@@ -6,7 +6,7 @@ from torch import Tensor
 
 from glann.images.pyramid import laplacian_pyramid
 from glann.networks.decoders.settings import Origin
-from glann.networks.texture import level_weight, sliced_wasserstein
+from glann.networks.texture import draw_directions, level_weight, sliced_wasserstein
 from glann.networks.vgg import features_at, vgg16
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
@@ -77,7 +77,10 @@ class Distance:
         for level, (a, b) in enumerate(zip(found[1:], wanted[1:], strict=True)):
             total = total + level_weight(level, len(found) - 1, texture) * _size(a - b)
             if texture:
-                total = total + texture * sliced_wasserstein(a, b, draws)
+                directions = draw_directions(a.shape[1], a[0, 0].numel(), draws)
+                total = total + texture * sliced_wasserstein(
+                    a, b, *(part.to(a.device) for part in directions)
+                )
         return total
 
 

@@ -23,10 +23,19 @@ FAST_ON_CPU = {"avx512_bf16", "amx_bf16"}  # as /proc/cpuinfo spells them
 
 @dataclass(frozen=True)
 class Execution:
-    """A device and the precision in which convolutions and matrix products run there."""
+    """A device, the precision in which convolutions and matrix products run there, and how steps are started.
+
+    Attributes
+    ----------
+    device, precision
+        The device and the precision.
+    records
+        Whether training steps on a GPU are recorded and replayed.
+    """
 
     device: torch.device
     precision: torch.dtype
+    records: bool = False
 
     @property
     def numerics(self) -> str:
@@ -61,6 +70,11 @@ def execution(compute: Compute) -> Execution:
         name = "cuda" if seen else "cpu"
         if why_none and local == 0:
             print(f"glann: this runs on the CPU: {why_none}", file=sys.stderr)
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes of the run on this machine
+    if name.startswith("cuda:") and beside > 1:
+        raise GlannError(
+            f"compute.device: {name} is one GPU, but torchrun started {beside} processes here; set it to cuda"
+        )
     if name == "cuda":  # each process on a machine has its own GPU
         name = f"cuda:{local}"
     device = torch.device(name)
@@ -69,7 +83,7 @@ def execution(compute: Compute) -> Execution:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Faiss works on the stream of the current device
         torch.backends.cudnn.allow_tf32 = False  # float32 means float32, not TF32
-    return Execution(device, _precision(compute.precision, device))
+    return Execution(device, _precision(compute.precision, device), compute.cuda_graphs)
 
 
 @functools.cache

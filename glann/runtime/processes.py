@@ -172,10 +172,13 @@ def all_rows(part: Tensor) -> Tensor:
 
 
 def rows_at_first(part: Tensor) -> Tensor:
-    """Join rows [n_r, ...] of all ranks, in the order of ranks, on rank 0; others get their own back."""
+    """Join rows [n_r, ...] of all ranks, in the order of ranks, on rank 0; others get their own back.
+
+    They are joined on the CPU: a GPU may have no room for all of them.
+    """
     if ranks() == 1:
         return part
-    padded, counts = _padded(part)
+    padded, counts = _padded(part.cpu())
     parts = [torch.empty_like(padded) for _ in counts] if rank() == 0 else None
     dist.gather(padded, parts)
     if parts is None:

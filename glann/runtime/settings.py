@@ -49,6 +49,8 @@ class Compute(Section):
     """CPU threads per process; raise it if there are more cores (not automatic, since it affects rounding)"""
     processes: int = Field(1, ge=1, le=1024)
     """processes for training on this machine, one per GPU; torchrun sets its own number"""
+    cuda_graphs: bool = True
+    """record training steps on a GPU, and replay them, which is faster; only with one process"""
     checkpoint_minutes: float = Field(10, ge=0, allow_inf_nan=False)
     """minutes between checkpoints in training; 0: a checkpoint after every step"""
     watch_minutes: float = Field(2, ge=0, allow_inf_nan=False)

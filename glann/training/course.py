@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -28,6 +29,29 @@ READ_EVERY = 20  # steps between two reads of a loss from a GPU
 DIVERGED, PATIENCE = 10, 3  # a loss 10 times its best for 3 epochs will not recover
 
 
+@dataclass(frozen=True)
+class Batch:
+    """A batch and its place in the training.
+
+    Attributes
+    ----------
+    rows, weight
+        This process's rows, and the factor on their mean loss, see `Shard.batches`.
+    step
+        Number of the step, counted from 0 over all epochs.
+    done
+        Fraction of all steps that is done before it.
+    rate
+        Factor on the learning rates.
+    """
+
+    rows: Tensor
+    weight: float
+    step: int
+    done: float
+    rate: float
+
+
 class Course(AbstractContextManager["Course"]):
     """Where a training run is, its losses, its progress bar and its checkpoints.
 
@@ -35,9 +59,9 @@ class Course(AbstractContextManager["Course"]):
 
         with Course("glo", "images", parts, shard, epochs, schedule, checkpoints, remedy) as course:
             for epoch in course.epochs():
-                for rows, weight in course.batches(seed):
-                    ...  # forward, backward, steps at lr * course.learning_rate_factor
-                    course.step(loss, len(rows))
+                for batch in course.batches(seed):
+                    ...  # forward, backward, steps at lr * batch.rate
+                    course.step(loss, len(batch.rows))
                 course.end_epoch()
 
     On entering, the run resumes from its checkpoint if there is one. When all epochs are done, the last
@@ -136,20 +160,18 @@ class Course(AbstractContextManager["Course"]):
         """Fraction of all steps that is done."""
         return self.steps_done / (self.epoch_count * self.shard.steps)
 
-    @property
-    def learning_rate_factor(self) -> float:
-        """Factor on the learning rates in the current step."""
-        return learning_rate_factor(self.schedule, self.steps_done, self.epoch_count * self.shard.steps)
-
     def epochs(self) -> Iterator[int]:
         """Yield the numbers, counted from 0, of the epochs that are not finished."""
         while len(self.history) < self.epoch_count:
             yield len(self.history)
 
-    def batches(self, seed: int) -> Iterator[tuple[Tensor, float]]:
-        """Yield rows and weight of the remaining batches of this epoch, see `Shard.batches`."""
+    def batches(self, seed: int) -> Iterator["Batch"]:
+        """Yield the remaining batches of this epoch. They may be taken ahead of the steps."""
         batches = self.shard.batches(seed, self.stage, len(self.history), "order")
-        return islice(batches, self._step, None)
+        steps, first = self.epoch_count * self.shard.steps, self.steps_done
+        for step, (rows, weight) in enumerate(islice(batches, self._step, None), first):
+            rate = learning_rate_factor(self.schedule, step, steps)
+            yield Batch(rows, weight, step, step / steps, rate)
 
     def step(self, loss: Tensor, rows: int) -> None:
         """Finish a step: check the loss, move the progress bar, save a checkpoint if it is due.
@@ -263,7 +285,7 @@ class Course(AbstractContextManager["Course"]):
             self.stop(f"is {math.nan}")
         if self.checkpoints is None:
             return
-        loss, rows = total(torch.stack([self._sum, self._sum.new_tensor(self._rows)])).tolist()
+        loss, rows = total(torch.stack([self._sum, torch.full_like(self._sum, self._rows)])).tolist()
         if rows and self._far_off(loss / rows) and not decided_by_first(stop_requested()):
             return
         if not math.isfinite(loss):

@@ -48,10 +48,11 @@ def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torc
     if remaining:
         rest = ParameterGroup(match="*")
         param_groups.append({"params": [*remaining.values()], **rest.model_dump(exclude={"match"})})
-    return torch.optim.Adam(param_groups, lr=lr, betas=(0.5, 0.999), fused=True)
+    on_gpu = next(module.parameters()).is_cuda
+    return torch.optim.Adam(param_groups, lr=lr, betas=(0.5, 0.999), fused=True, capturable=on_gpu)
 
 
-def step(optimizer: torch.optim.Adam, lr: float) -> None:
+def step(optimizer: torch.optim.Adam, lr: float | Tensor) -> None:
     """Transform gradients by group, step with `lr` times the group's multiplier, and clear the gradients."""
     for group in optimizer.param_groups:
         _transform_gradient(group["params"], group["gradient"], group["limit"])
@@ -71,18 +72,36 @@ def _transform_gradient(parameters: list[nn.Parameter], kind: str, limit: float)
         torch._foreach_mul_(gradients, limit / norm.clamp_min(1e-12))
 
 
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
-def moving_average(module: nn.Module, decay: float) -> AveragedModel:
-    """Return the exponential moving average of a module's parameters; buffers are copied.
+class MovingAverage(AveragedModel):
+    """The exponential moving average of a module's parameters; buffers are copied.
 
     After t steps the decay is at most (1 + t) / (10 + t), so that even a short run forgets its first weights.
+    torch's own `update_parameters` reads its step count from the GPU in every step.
+
+    Parameters
+    ----------
+    module
+        The module; a copy of it becomes the average.
+    decay
+        The decay after many steps, in [0, 1).
     """
 
-    @torch.no_grad()
-    def average(averages: Tensors, parameters: Tensors, steps: Tensor | int) -> None:
-        now = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        torch._foreach_lerp_(averages, parameters, 1 - now)
+    def __init__(self, module: nn.Module, decay: float):
+        super().__init__(module)
+        self.decay = decay
 
-    return AveragedModel(module, multi_avg_fn=average)
+    def share(self, steps: int) -> float:
+        """Return the share of the module's parameters in the average, after `steps` earlier steps."""
+        return 1 - min(self.decay, (1 + steps) / (10 + steps)) if steps else 1.0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, share: float | Tensor) -> None:
+        """Move the average towards the module's parameters by a share, a number or float32 []."""
+        averages: list[Tensor] = [*self.module.parameters()]
+        parameters: list[Tensor] = [*module.parameters()]
+        if isinstance(share, Tensor):
+            torch._foreach_lerp_(averages, parameters, [share] * len(averages))
+        else:
+            torch._foreach_lerp_(averages, parameters, share)
+        for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(buffer)

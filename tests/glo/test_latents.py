@@ -67,22 +67,22 @@ def test_noise_has_its_length_follows_the_latents_and_is_the_same_for_any_number
     whole = Shard(600, 200)
     perturb = LatentNoise(0.5, first, whole, 0)
     rows, _ = next(whole.batches(0, "order"))
-    noisy = perturb(first[rows], rows, 7)
+    noisy = perturb(first[rows], perturb.draw(rows, 7))
     assert torch.allclose(noisy.norm(dim=1), torch.ones(200), atol=1e-5)
-    assert not torch.equal(noisy, perturb(first[rows], rows, 8))
+    assert not torch.equal(noisy, perturb(first[rows], perturb.draw(rows, 8)))
     added = noisy / (noisy * first[rows]).sum(dim=1, keepdim=True) - first[rows]  # across the latent
     lengths = added.square().sum(dim=1).sqrt()  # uniform between 0 and 0.5, times a normal draw's length
     assert 0.2 < lengths.square().mean().sqrt() < 0.35
     assert (lengths < 0.05).sum() > 8 and (lengths > 0.35).sum() > 20
     assert added[:, 4].abs().max() < 1e-6 and added[:, 0].std() > 1.15 * added[:, 2].std()
-    assert torch.equal(LatentNoise(0, first, whole, 0)(first[rows], rows, 7), first[rows])
+    assert torch.equal(LatentNoise(0, first, whole, 0)(first[rows], {}), first[rows])
     parts = []
     for rank in range(2):
         half = Shard(600, 200, rank, 2)
         of_rank = LatentNoise(0.5, first, whole, 0)  # the spread is that of all ranks' latents
         of_rank.shard = half
         own, _ = next(half.batches(0, "order"))
-        parts.append(of_rank(first[own + half.start], own, 7))
+        parts.append(of_rank(first[own + half.start], of_rank.draw(own, 7)))
     assert torch.equal(torch.cat(parts), noisy)
 
 

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from glann.glo.losses import Perceptual, l1, laplacian, reconstruction_loss
+from glann.glo.losses import Perceptual, ReconstructionLoss, l1, laplacian, reconstruction_loss
 from glann.glo.settings import Loss
-from glann.networks.texture import sliced_wasserstein
+from glann.networks.texture import draw_directions, sliced_wasserstein
 from glann.networks.vgg import LEVEL_ENDS, normalize_for_vgg, vgg16
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
@@ -19,12 +19,29 @@ def pixels(images: torch.Tensor) -> np.ndarray:
     return (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+def compare(
+    loss: ReconstructionLoss,
+    decoded: torch.Tensor,
+    targets: torch.Tensor,
+    rows: torch.Tensor,
+    done: float,
+    draws: torch.Generator | None = None,
+) -> torch.Tensor:
+    """The loss of a step after a fraction of the training."""
+    loss.enter(done)
+    return loss(decoded, targets, rows, loss.draw(draws or stream(0, "x"), done))
+
+
+def compare_textures(found: torch.Tensor, wanted: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
+    return sliced_wasserstein(found, wanted, *draw_directions(found.shape[1], found[0, 0].numel(), draws))
+
+
 def test_losses_are_zero_for_equal_images_and_positive_otherwise(random_vgg: str, cpu: Execution):
     images, others = torch.rand(2, 2, 3, 32, 32).mul(255).round() / 255
     for config in (Loss(kind="l1"), Loss(kind="laplacian"), Loss(kind="perceptual", weights=random_vgg)):
         loss = reconstruction_loss(config, cpu, pixels(images))
-        assert loss(images, images, torch.arange(2), stream(0, "x"), 0.0).item() == pytest.approx(0, abs=1e-5)
-        assert loss(images, others, torch.arange(2), stream(0, "x"), 0.0) > 0.01
+        assert compare(loss, images, images, torch.arange(2), 0.0).item() == pytest.approx(0, abs=1e-5)
+        assert compare(loss, images, others, torch.arange(2), 0.0) > 0.01
 
 
 def test_the_laplacian_loss_is_the_distance_of_the_pyramids():
@@ -68,7 +85,7 @@ def test_the_perceptual_loss_is_the_papers_sum(random_vgg: str, cpu: Execution):
     for gib in (0, 1):  # features of the targets computed at each step, and once
         config = Loss(kind="perceptual", levels=3, weights=random_vgg, cache_gib=gib)
         loss = reconstruction_loss(config, cpu, pixels(targets.flip(0)))
-        found = loss(images, targets, torch.tensor([1, 0]), stream(0, "x"), 0.0)
+        found = compare(loss, images, targets, torch.tensor([1, 0]), 0.0)
         assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -78,7 +95,7 @@ def test_the_cropped_perceptual_loss_sees_every_part_in_time(random_vgg: str, cp
     loss = reconstruction_loss(config, cpu, pixels(images.detach()))
     draws = stream(0, "x")
     for _ in range(40):
-        loss(images, torch.rand(1, 1, 32, 32), torch.arange(1), draws, 0.0).backward()
+        compare(loss, images, torch.rand(1, 1, 32, 32), torch.arange(1), 0.0, draws).backward()
     assert images.grad is not None and (images.grad != 0).all()
 
 
@@ -96,8 +113,8 @@ def test_large_images_are_compared_at_two_scales(texture: float, random_vgg: str
             if i in LEVEL_ENDS:
                 share = 1 / (1 + weight) if i == LEVEL_ENDS[0] else 1
                 expected = expected + share * (x - y).abs().mean()
-                expected = expected + (weight * sliced_wasserstein(x, y, draws).mean() if weight else 0)
-    found = loss(a, b, torch.arange(1), stream(0, "x"), 0.0)
+                expected = expected + (weight * compare_textures(x, y, draws).mean() if weight else 0)
+    found = compare(loss, a, b, torch.arange(1), 0.0)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -105,9 +122,15 @@ def test_cached_features_are_those_of_each_image(random_vgg: str, cpu: Execution
     targets = torch.rand(70, 1, 16, 16).mul(255).round() / 255  # more than are computed at once
     decoded, rows = torch.rand(3, 1, 16, 16), torch.tensor([66, 3, 69])
     cached, computed = (
-        reconstruction_loss(
-            Loss(kind="perceptual", levels=1, weights=random_vgg, cache_gib=gib), cpu, pixels(targets)
-        )(decoded, targets[rows], rows, stream(0, "x"), 0.0)
+        compare(
+            reconstruction_loss(
+                Loss(kind="perceptual", levels=1, weights=random_vgg, cache_gib=gib), cpu, pixels(targets)
+            ),
+            decoded,
+            targets[rows],
+            rows,
+            0.0,
+        )
         for gib in (1, 0)
     )
     assert cached.item() == pytest.approx(computed.item(), rel=1e-5)
@@ -127,9 +150,9 @@ def test_the_coarse_part_compares_images_of_half_the_size(random_vgg: str, cpu: 
             expected = expected + (a - b).abs().mean()
     for gib in (0, 1):
         loss = reconstruction_loss(config.model_copy(update={"cache_gib": gib}), cpu, pixels(targets))
-        first, second = (loss(images, targets, rows, stream(0, "x"), done).item() for done in (0.49, 0.5))
+        first, second = (compare(loss, images, targets, rows, done).item() for done in (0.49, 0.5))
         assert first == pytest.approx(expected.item(), rel=1e-4)
-        assert second == pytest.approx(whole(images, targets, rows, stream(0, "x"), 0.5).item(), rel=1e-4)
+        assert second == pytest.approx(compare(whole, images, targets, rows, 0.5).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize(("size", "levels"), [(16, 4), (28, 4), (32, 5)])
@@ -140,14 +163,14 @@ def test_the_coarse_part_has_all_levels_that_half_the_size_allows(
     config = Loss(kind="perceptual", levels=5, weights=random_vgg, coarse=0.9)
     loss = Perceptual(config, cpu, pixels(targets))
     assert loss.coarse is not None and loss.coarse.levels == levels
-    assert loss(images, targets, torch.arange(2), stream(0, "x"), 0.8).isfinite()
+    assert compare(loss, images, targets, torch.arange(2), 0.8).isfinite()
 
 
 def test_the_features_of_the_coarse_part_are_dropped_when_it_is_over(random_vgg: str, cpu: Execution):
     images, targets = torch.rand(2, 2, 1, 32, 32)
     loss = Perceptual(Loss(kind="perceptual", levels=1, weights=random_vgg, coarse=0.5), cpu, pixels(targets))
     for done, there in ((0.0, True), (0.49, True), (0.5, False)):
-        loss(images, targets, torch.arange(2), stream(0, "x"), done)
+        compare(loss, images, targets, torch.arange(2), done)
         assert (loss.coarse is not None) == there
 
 
@@ -176,11 +199,11 @@ def test_textures_are_compared_wherever_they_lie():
     texture = torch.randn(1, 8, 16, 16, generator=draws)
     elsewhere = texture.flatten(2)[..., torch.randperm(256, generator=draws)].reshape(texture.shape)
     blurred = F.avg_pool2d(texture, 3, stride=1, padding=1)
-    assert sliced_wasserstein(texture, elsewhere, draws).max() < 1e-5
-    assert sliced_wasserstein(texture, blurred, draws).min() > 0.3
+    assert compare_textures(texture, elsewhere, draws).max() < 1e-5
+    assert compare_textures(texture, blurred, draws).min() > 0.3
     # Along any direction, two features that differ by a constant vector differ by its component.
     moved = texture + torch.full((8, 1, 1), 0.5)
-    found = torch.stack([sliced_wasserstein(texture, moved, draws) for _ in range(200)]).mean()
+    found = torch.stack([compare_textures(texture, moved, draws) for _ in range(200)]).mean()
     components = F.normalize(torch.randn(100_000, 8, generator=draws), dim=1).sum(dim=1) * 0.5
     assert found.item() == pytest.approx(components.abs().mean().item(), rel=0.05)
 
@@ -188,7 +211,7 @@ def test_textures_are_compared_wherever_they_lie():
 def test_large_maps_are_compared_at_some_positions_without_a_bias():
     draws = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 2, 4, 64, 64, generator=draws) * torch.tensor([1.0, 2.0])[:, None, None, None, None]
-    found = torch.stack([sliced_wasserstein(a, b, draws) for _ in range(30)]).mean()
+    found = torch.stack([compare_textures(a, b, draws) for _ in range(30)]).mean()
     expected = torch.tensor(2 / np.pi).sqrt()  # E |x - 2 x| of a normal x
     assert found.item() == pytest.approx(expected.item(), rel=0.05)
 
@@ -205,15 +228,13 @@ def test_the_texture_counts_after_the_coarse_part_only(random_vgg: str, cpu: Exe
     )
 
     def both(done: float) -> list[float]:
-        return [
-            loss(images, targets, torch.arange(1), stream(0, "x"), done).item() for loss in (plain, textured)
-        ]
+        return [compare(loss, images, targets, torch.arange(1), done).item() for loss in (plain, textured)]
 
     first, second = both(0.2), both(0.8)
     assert first[0] == first[1] and second[0] != second[1]
     whole = Loss(kind="perceptual", levels=2, weights=random_vgg, texture=2.0)
     loss = reconstruction_loss(whole, cpu, pixels(targets))
-    expected = loss(images, targets, torch.arange(1), stream(0, "x"), 0.8).item()
+    expected = compare(loss, images, targets, torch.arange(1), 0.8).item()
     assert second[1] == pytest.approx(expected, rel=1e-6)
 
 
@@ -231,7 +252,7 @@ def test_textures_take_weight_from_the_levels_that_see_details(
         a, b = layer(a), layer(b)
         if i in LEVEL_ENDS:
             share = shares[LEVEL_ENDS.index(i)]
-            expected = expected + share * (a - b).abs().mean() + 3 * sliced_wasserstein(a, b, draws).mean()
+            expected = expected + share * (a - b).abs().mean() + 3 * compare_textures(a, b, draws).mean()
     loss = reconstruction_loss(config, cpu, pixels(targets))
-    found = loss(images, targets, torch.arange(1), stream(0, "x"), 0.0)
+    found = compare(loss, images, targets, torch.arange(1), 0.0)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from glann.glo import pace as module
-from glann.glo.losses import reconstruction_loss
+from glann.glo.losses import FeatureDistance, reconstruction_loss
 from glann.glo.pace import share_of_time
 from glann.glo.settings import Loss
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
@@ -27,12 +27,13 @@ def infogan() -> DecoderNetwork:
 class Slowly:
     """Compares as it would, and takes so many seconds by the clock of the test."""
 
-    def __init__(self, compared: object, clock: list[float], seconds: float):
+    def __init__(self, compared: FeatureDistance, clock: list[float], seconds: float):
         self.compared, self.clock, self.seconds = compared, clock, seconds
+        self.draw, self.halve = compared.draw, compared.halve
 
     def __call__(self, *given: object) -> torch.Tensor:
         self.clock[0] += self.seconds
-        return self.compared(*given)  # type: ignore[operator]
+        return self.compared(*given)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("coarse", [0.25, 0.6])

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from small import SMALL, clusters
 
 from glann.errors import GlannError
-from glann.imle.fit import fit_imle, regression_loss
+from glann.imle.fit import fit_imle
+from glann.imle.step import regression_loss
 from glann.neighbors.search import nearest
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import Decoder

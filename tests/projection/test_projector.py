@@ -71,7 +71,7 @@ def test_the_distance_is_the_loss_of_the_training_for_each_image(kind: str, cpu:
     b = to_float(torch.from_numpy(to_uint8(b)))
     found = distance.between(distance.describe(a), distance.describe(b))
     for i in range(3):
-        expected = loss(a[i : i + 1], b[i : i + 1], torch.tensor([i]), stream(0, "draws"), 0.0)
+        expected = loss(a[i : i + 1], b[i : i + 1], torch.tensor([i]), {})
         assert found[i] == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -90,7 +90,7 @@ def test_textures_count_as_in_the_training(cpu: Execution, random_vgg: str):
     loss = reconstruction_loss(config, cpu, to_uint8(b))
     b = to_float(torch.from_numpy(to_uint8(b)))
     found = textured.between(textured.describe(a), textured.describe(b)).mean()
-    expected = [float(loss(a, b, torch.arange(2), stream(i, "draws"), 0.0)) for i in range(50)]
+    expected = [float(loss(a, b, torch.arange(2), loss.draw(stream(i, "draws"), 0.0))) for i in range(50)]
     assert found == pytest.approx(np.mean(expected), rel=0.05)  # over the random directions
 
 

@@ -71,7 +71,7 @@ def test_each_epoch_shuffles_the_rows_in_another_way():
     orders = []
     with course_of("glo", 3, n=64) as course:
         for _ in course.epochs():
-            orders.append([rows.tolist() for rows, _ in course.batches(0)])
+            orders.append([batch.rows.tolist() for batch in course.batches(0)])
             for rows in orders[-1]:
                 course.step(torch.ones(()), len(rows))
             course.end_epoch()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from glann.errors import GlannError
-from glann.training.optimization import adam, learning_rate_factor, moving_average, step
+from glann.training.optimization import MovingAverage, adam, learning_rate_factor, step
 from glann.training.settings import ParameterGroup
 
 
@@ -63,11 +63,11 @@ def test_normalize_lengthens_a_short_gradient_and_clip_norm_does_not():
 
 def test_the_average_follows_within_a_short_run_and_lags_in_a_long_one():
     module = nn.Linear(1, 1)
-    average = moving_average(module, 0.99)
+    average = MovingAverage(module, 0.99)
     values = []
     for i in range(2000):
         nn.init.constant_(module.weight, float(i))
-        average.update_parameters(module)
+        average.update(module, average.share(i))
         values.append(average.module.weight.item())
     assert values[0] == 0 and 20 < values[29] < 29  # with 0.99 from the start it would be at 4
     assert values[-1] == pytest.approx(1999 - 99, abs=1)  # the lag of an average over 1 / (1 - 0.99) steps

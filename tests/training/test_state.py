@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from glann.training.optimization import adam, moving_average, step
+from glann.training.optimization import MovingAverage, adam, step
 from glann.training.state import flatten_state, restore_state
 
 
@@ -13,14 +13,14 @@ def test_state_of_networks_and_optimisers_survives_being_flattened():
         return module, adam(module, 0.1, [])
 
     module, optimizer = make()
-    average = moving_average(module, 0.9)
-    for _ in range(3):
+    average = MovingAverage(module, 0.9)
+    for i in range(3):
         module(torch.randn(4, 2)).square().sum().backward()
         step(optimizer, 0.1)
-        average.update_parameters(module)
+        average.update(module, average.share(i))
     state = flatten_state({"module": module, "optimizer": optimizer, "average": average})
     other, other_optimizer = make()
-    other_average = moving_average(other, 0.9)
+    other_average = MovingAverage(other, 0.9)
     others = {"module": other, "optimizer": other_optimizer, "average": other_average}
     restore_state(state, others)
     again = flatten_state(others)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from glann.glo.batches import one_ahead
 from glann.images.tensors import to_float, upload
 from glann.runtime.compute import Execution
+from glann.training.batches import one_ahead
 
 
 def test_a_thread_ahead_keeps_the_order_and_passes_errors_on():
