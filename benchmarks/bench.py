@@ -37,7 +37,7 @@ from glann.glo.train import train_glo
 from glann.images.tensors import to_float, upload
 from glann.imle.calibration import fit_range
 from glann.imle.fit import fit_imle
-from glann.imle.matching import Group, NoiseDraws, map_candidates
+from glann.imle.matching import Group, map_candidates, noise_blocks
 from glann.imle.settings import Imle
 from glann.neighbors.search import nearest, nearest_in_blocks
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
@@ -184,7 +184,7 @@ def glo_flops(images: NDArray[np.uint8], config: Glo, run: Execution) -> float:
     rows = torch.arange(BATCH)
     with FlopCounterMode(display=False) as counter, run.autocast():
         targets = torch.from_numpy(some).permute(0, 3, 1, 2).float() / 255
-        loss_of(decoder(table.rows(rows)), targets, rows, stream(0, "x"), 0.0).backward()
+        loss_of(decoder(table.rows(rows)), targets, rows, loss_of.draw(stream(0, "x"), 0.0)).backward()
     return counter.get_total_flops() / BATCH
 
 
@@ -239,7 +239,8 @@ def imle(n: int, run: Execution, threads: int, epochs: int, rounds: int) -> list
     ours, theirs, ratio, losses = against_reference(train, arguments, rounds)
     candidates = latent_cloud(2 * n, seed=1)
     search = min(
-        timed(lambda: nearest_in_blocks(latents, [candidates], precision=run.precision)) for _ in range(3)
+        timed(lambda: nearest_in_blocks(latents, [(candidates, candidates)], precision=run.precision))
+        for _ in range(3)
     )
     peak = gemm_peak(torch.float32)
     return [
@@ -258,8 +259,8 @@ def approximate(n: int, index: str, run: Execution) -> list[Row]:
     """Time an approximate index against exact search of a slice of the queries, and compare distances."""
     latents = latent_cloud(n)
     result = fit_imle(latents[:20_000], Imle(epochs=5), 0, run)
-    draws = NoiseDraws(Group(None, slice(None), 2 * n), 32, 1, 0, run.device)
-    candidates = torch.cat([map_candidates(result.mapping, block, run) for block in draws.blocks()])
+    blocks = noise_blocks(Group(None, slice(None), 2 * n), 32, 1, 0, run)
+    candidates = torch.cat([map_candidates(result.mapping, block, run) for block in blocks])
     part = latents[:10_000]
     start = time.perf_counter()
     best, _ = nearest(part, candidates)

@@ -11,8 +11,8 @@ from glann.imle.matching import (
     CANDIDATES_AT_ONCE,
     MAPPED_AT_ONCE,
     Group,
-    NoiseDraws,
     map_candidates,
+    noise_blocks,
     of_one,
 )
 from glann.imle.settings import Imle
@@ -98,7 +98,7 @@ def calibrate(
 
 def _fresh(group: Group, config: Imle, seed: int, execution: Execution) -> Tensor:
     """Draw noise that was not used in training, float32 [group.count, e]."""
-    return next(NoiseDraws(group, config.noise_dim, seed, config.epochs, execution.device).blocks())
+    return next(noise_blocks(group, config.noise_dim, seed, config.epochs, execution))
 
 
 def recompute_batch_norm(
@@ -213,11 +213,11 @@ def match_residuals(
                 continue
             wanted = mapping.to_unit(latents[rows].to(execution.device, torch.float32))
             mapped = map_candidates(mapping, candidates, execution, group.label)
-            found = [
-                nearest_in_blocks(part, [mapped], precision=execution.precision)[1]
+            matched = [
+                nearest_in_blocks(part, [(mapped, mapped)], precision=execution.precision)[1]
                 for part in unless_stopped(wanted.split(MAPPED_AT_ONCE), advance)
             ]
-            kept.append(borrowed_residuals(mapped[torch.cat(found)], wanted, share, draws))
+            kept.append(borrowed_residuals(torch.cat(matched), wanted, share, draws))
             labels += [group.label] * len(kept[-1][0])
     anchors, residuals = (torch.cat(parts) for parts in zip(*kept, strict=True))
     if len(anchors):

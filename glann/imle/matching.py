@@ -12,6 +12,7 @@ from glann.networks.mappings.network import MappingNetwork
 from glann.runtime.compute import Execution
 from glann.runtime.processes import all_rows, rank, ranks, rows_at_first, total
 from glann.runtime.randomness import stream
+from glann.training.batches import Inputs, read_ahead
 from glann.training.shards import Shard
 
 CANDIDATES_AT_ONCE = 65_536  # drawn, mapped and searched at once
@@ -112,14 +113,13 @@ class Matching:
         """Draw the candidates of an epoch, and match each latent with its nearest candidate."""
         apart = torch.zeros((), dtype=torch.float64, device=self.execution.device)
         for group in self.groups:
-            draws = NoiseDraws(group, self.config.noise_dim, self.seed, epoch, self.execution.device)
             candidates = (
-                map_candidates(mapping, noise, self.execution, group.label) for noise in draws.blocks()
+                (map_candidates(mapping, noise, self.execution, group.label), noise)
+                for noise in noise_blocks(group, self.config.noise_dim, self.seed, epoch, self.execution)
             )
-            distances, rows = nearest_in_blocks(
+            distances, self.noise[group.rows] = nearest_in_blocks(
                 self.wanted[group.rows], candidates, self.config.index, self.execution.precision
             )
-            self.noise[group.rows] = draws.rows(rows)
             apart += distances.double().sum()
         self._distance = total(apart).cpu() / self.shard.n
 
@@ -143,46 +143,20 @@ def candidate_count(config: Imle, latents: int) -> int:
     return max(2, round(config.candidates * latents))
 
 
-@dataclass(frozen=True)
-class NoiseDraws:
-    """The noise of an epoch's candidates. It is drawn in blocks, and drawn again when needed.
+def noise_blocks(group: Group, dim: int, seed: int, epoch: int, execution: Execution) -> Iterator[Tensor]:
+    """Draw the noise of a group's candidates in an epoch, in blocks float32 [b, dim] on the device.
 
-    Attributes
-    ----------
-    group
-        Whose candidates.
-    dim
-        Size of the noise vector, e.
-    seed, epoch
-        They decide what is drawn.
-    device
-        Where the noise is needed.
+    For a GPU, a thread draws the next block during the search of this one.
     """
+    of_class = () if group.label is None else ("class", group.label)
 
-    group: Group
-    dim: int
-    seed: int
-    epoch: int
-    device: torch.device
+    def draw(start: int) -> Inputs:
+        size = min(CANDIDATES_AT_ONCE, group.count - start)
+        generator = stream(seed, "imle", epoch, "noise", start, *of_class)
+        return {"noise": torch.randn(size, dim, generator=generator)}
 
-    def blocks(self) -> Iterator[Tensor]:
-        """Yield all noise in blocks, float32 [b, e]."""
-        for start in range(0, self.group.count, CANDIDATES_AT_ONCE):
-            yield self._block(start)
-
-    def rows(self, rows: Tensor) -> Tensor:
-        """Return the noise of chosen candidates: int64 [r] to float32 [r, e]."""
-        chosen = torch.empty(len(rows), self.dim, device=self.device)
-        for start in range(0, self.group.count, CANDIDATES_AT_ONCE):
-            here = (rows // CANDIDATES_AT_ONCE == start // CANDIDATES_AT_ONCE).nonzero()[:, 0]
-            chosen[here] = self._block(start)[rows[here] - start]
-        return chosen
-
-    def _block(self, start: int) -> Tensor:
-        size = min(CANDIDATES_AT_ONCE, self.group.count - start)
-        of_class = () if self.group.label is None else ("class", self.group.label)
-        generator = stream(self.seed, "imle", self.epoch, "noise", start, *of_class)
-        return torch.randn(size, self.dim, generator=generator).to(self.device)
+    for block in read_ahead(draw, range(0, group.count, CANDIDATES_AT_ONCE), execution):
+        yield block["noise"]
 
 
 @torch.no_grad()
@@ -195,7 +169,7 @@ def map_candidates(
     """
     mapping.eval()
     own = noise.tensor_split(ranks())[rank()]
-    at_once = MAPPED_AT_ONCE
+    at_once = MAPPED_AT_ONCE if noise.device.type == "cpu" else CANDIDATES_AT_ONCE
     if label is not None:
         at_once = max(1, min(at_once, CORRECTIONS_AT_ONCE // mapping.architecture.latent_dim**2))
     with execution.autocast():

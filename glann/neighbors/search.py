@@ -14,15 +14,19 @@ from glann.neighbors.indexes import SearchIndex, parse_index
 from glann.runtime.reporting import memory_ran_out
 
 NUMBERS_AT_ONCE = 2**24  # differences in memory at once; 64 MiB
+FAISS_RESERVES = 3 * 2**29  # bytes, on GPUs of more than 8 GiB
 QUERIES_AT_ONCE = 65_536  # queries of the bfloat16 search at once, which needs a few kB for each
 
 
 def nearest_in_blocks(
-    queries: Tensor, blocks: Iterable[Tensor], index: str = "Flat", precision: torch.dtype = torch.float32
+    queries: Tensor,
+    blocks: Iterable[tuple[Tensor, Tensor]],
+    index: str = "Flat",
+    precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    """Find the nearest row of every query in a database that comes in blocks.
+    """Find the nearest row of every query in a database that comes in blocks, and what that row carries.
 
-    Exact search takes one block at a time and keeps the best rows so far, so the whole database is never in
+    Exact search takes one block at a time and keeps the best so far, so the whole database is never in
     memory. An approximate index needs all of it.
 
     Parameters
@@ -30,7 +34,7 @@ def nearest_in_blocks(
     queries
         float32 [q, d].
     blocks
-        Rows float32 [b, d] of the database on the queries' device, in order.
+        Rows float32 [b, d] of the database, and what they carry, [b, ...]; on the queries' device.
     index
         Faiss index factory string, as in `nearest`.
     precision
@@ -39,25 +43,31 @@ def nearest_in_blocks(
     Returns
     -------
     tuple
-        Squared L2 distances float32 [q] and row numbers int64 [q], counted over all blocks.
+        Squared L2 distances float32 [q], and what the nearest rows carry, [q, ...].
     """
     if index != "Flat":
-        distances, rows = nearest(queries, torch.cat([*blocks]), index=index)
-        return distances[:, 0], rows[:, 0]
-    best = queries.new_full((len(queries),), torch.inf)
-    best_rows = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    before = 0
-    for block in blocks:
+        parts, carried = [], []
+        for block, of_block in blocks:
+            parts.append(block)
+            carried.append(of_block)
+        database = torch.cat(parts)
+        parts.clear()  # the index needs as much
+        distances, rows = nearest(queries, database, index=index)
+        return distances[:, 0], torch.cat(carried)[rows[:, 0]]
+    best, of_best = queries.new_full((len(queries),), torch.inf), None
+    for block, of_block in blocks:
         if precision == torch.bfloat16 and not queries.is_cuda:
-            parts = [nearest_row(part, block) for part in queries.split(QUERIES_AT_ONCE)]
-            distances, rows = (torch.cat(found) for found in zip(*parts, strict=True))
+            nearest_rows = [nearest_row(part, block) for part in queries.split(QUERIES_AT_ONCE)]
+            distances, rows = (torch.cat(found) for found in zip(*nearest_rows, strict=True))
         else:
-            distances, rows = (found[:, 0] for found in nearest(queries, block))
-        closer = distances < best
-        best = torch.where(closer, distances, best)
-        best_rows = torch.where(closer, rows + before, best_rows)
-        before += len(block)
-    return best, best_rows
+            distances, rows = (part[:, 0] for part in nearest(queries, block))
+        if of_best is None:
+            best, of_best = distances, of_block[rows]
+            continue
+        closer = (distances < best).nonzero()[:, 0]
+        best[closer], of_best[closer] = distances[closer], of_block[rows[closer]]
+    assert of_best is not None, "there are no blocks"
+    return best, of_best
 
 
 def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") -> tuple[Tensor, Tensor]:
@@ -118,6 +128,12 @@ def _on_gpu(rows: Tensor) -> bool:
     return rows.is_cuda and _faiss().get_num_gpus() > 0
 
 
+def reserved_bytes(device: torch.device) -> int:
+    """Return the bytes that Faiss takes on a device before it searches."""
+    on_gpu = device.type == "cuda" and _faiss().get_num_gpus() > 0
+    return FAISS_RESERVES if on_gpu and _gpu_resources.cache_info().currsize == 0 else 0
+
+
 @cache
 def _faiss() -> Any:
     try:
@@ -144,6 +160,7 @@ def _by_index(queries: Tensor, database: Tensor, k: int, index: SearchIndex) -> 
         searcher = faiss.index_factory(held.shape[1], index.factory)
         if on_gpu:
             device = queries.get_device()
+            torch.cuda.empty_cache()  # Faiss cannot use what torch keeps for later
             searcher = faiss.index_cpu_to_gpu(_gpu_resources(device), device, searcher)
         searcher.train(_spread(held, index.training_rows))
         if index.links:  # with several threads, the graph differs from run to run

@@ -10,7 +10,7 @@ from small import SMALL, Killed, KilledOnce, clusters
 from glann.errors import GlannError
 from glann.imle.calibration import moments
 from glann.imle.fit import fit_imle
-from glann.imle.matching import Matching, NoiseDraws, groups_of, map_candidates
+from glann.imle.matching import Matching, groups_of, map_candidates, noise_blocks
 from glann.networks.layers import initialize
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.networks.mappings.settings import Mapping
@@ -54,7 +54,7 @@ def test_latents_are_matched_with_candidates_of_their_class_only(cpu: Execution)
     matching.renew(mapping, epoch=0)
     distances = torch.zeros(90)
     for group in groups:
-        (noise,) = NoiseDraws(group, 2, 0, 0, cpu.device).blocks()
+        (noise,) = noise_blocks(group, 2, 0, 0, cpu)
         apart = torch.cdist(latents[group.rows], map_candidates(mapping, noise, cpu, group.label))
         assert torch.equal(matching.noise[group.rows], noise[apart.argmin(dim=1)])
         distances[group.rows] = apart.min(dim=1).values.square()

@@ -7,7 +7,7 @@ import torch
 from small import SMALL, Killed, KilledOnce, clusters
 
 from glann.imle.fit import fit_imle
-from glann.imle.matching import Matching, NoiseDraws, groups_of, map_candidates
+from glann.imle.matching import Matching, groups_of, map_candidates, noise_blocks
 from glann.networks.layers import initialize
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.runtime.compute import Execution
@@ -34,8 +34,7 @@ def test_each_latent_gets_the_noise_of_its_nearest_candidate_in_any_block(
     matching = Matching(latents, Shard(600, 128), groups, config, seed=5, execution=cpu)
     matching.renew(mapping, epoch=3)
 
-    draws = NoiseDraws(groups[0], 2, 5, 3, torch.device("cpu"))
-    blocks = [*draws.blocks()]
+    blocks = [*noise_blocks(groups[0], 2, 5, 3, cpu)]
     assert [len(block) for block in blocks] == [500, 500, 200]
     noise = torch.cat(blocks)
     apart = torch.cdist(latents, map_candidates(mapping, noise, cpu))

@@ -20,7 +20,8 @@ def test_a_database_in_blocks_is_searched_as_a_whole_one():
     queries, database = torch.randn(50, 5), torch.randn(400, 5)
     distances, rows = nearest(queries, database)
     for index in ("Flat", "IVF4,Flat;nprobe=4"):
-        found, found_rows = nearest_in_blocks(queries, database.split(70), index)
+        blocks = zip(database.split(70), torch.arange(400).split(70), strict=True)
+        found, found_rows = nearest_in_blocks(queries, blocks, index)
         assert torch.equal(found_rows, rows[:, 0]) and torch.allclose(found, distances[:, 0], atol=1e-4)
 
 
