@@ -1,10 +1,10 @@
 # make repro: set up, then run the pipeline.   make test: set up, then check everything.
-# make bench: set up, then measure speed.
+# make bench: set up, then measure speed.   make test-gpu: set up, then check and measure on a GPU.
 PYTHON ?= python3
 VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test bench clean
+.PHONY: repro test test-gpu bench clean
 
 repro: $(VENV)/installed
 	dvc repro
@@ -16,6 +16,9 @@ test: $(VENV)/installed-test
 	mypy
 	lint-imports
 	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-gpu: $(VENV)/installed-test
+	python -m benchmarks.gpu
 
 bench: $(VENV)/installed
 	python -m benchmarks.bench

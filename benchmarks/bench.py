@@ -1,4 +1,4 @@
-"""Speed against the plain reference, each comparison inside one run.
+"""Speed on the CPU against the plain reference, each comparison inside one run (on GPUs: benchmarks.gpu).
 
 `make bench`, or ``python -m benchmarks.bench NAME ...``, prints a table and writes benchmarks/results.json.
 GLANN_VGG_WEIGHTS names VGG-16 weights for the perceptual loss; without, random ones are used, with which a
@@ -330,7 +330,7 @@ def main() -> None:
     parser.add_argument("--index", default="IVF4096,Flat;nprobe=8", help="Faiss index of `approximate`")
     given = parser.parse_args()
     threads = given.threads
-    run = execution(Compute(threads=threads))
+    run = execution(Compute(device="cpu", threads=threads))
     faiss.omp_set_num_threads(threads)
     benchmarks: dict[str, Callable[[], list[Row]]] = {
         "glo-perceptual": lambda: glo("perceptual", run, threads, rounds=2, epochs=4),

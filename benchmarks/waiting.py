@@ -79,7 +79,7 @@ def checkpoint(threads: int) -> list[Row]:
     noise = np.random.default_rng(0).integers(0, 256, (images, 64, 64, 3), np.uint8)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         checkpoints = TimedCheckpoints(folder)
-        train_glo(noise, config, 0, execution(Compute(threads=threads)), checkpoints)
+        train_glo(noise, config, 0, execution(Compute(device="cpu", threads=threads)), checkpoints)
         size = checkpoints.path.stat().st_size
     seconds = statistics.median(checkpoints.times[:-1])  # the last one ends the run
     note = f"{size / 1e6:.0f} MB; every {minutes:g} minutes that is {seconds / 60 / minutes:.3%} of the time"

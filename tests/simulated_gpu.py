@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from threading import get_ident
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -118,6 +119,7 @@ class SimulatedGpu(TorchDispatchMode):
             "torch.cuda.current_device": lambda: NUMBER,
             "torch.cuda.get_device_capability": lambda *_: (9, 0),
             "torch.cuda.is_bf16_supported": lambda *_: True,
+            "torch.cuda.get_device_properties": lambda _: SimpleNamespace(name="none", total_memory=MEMORY),
             "torch.cuda.mem_get_info": lambda *_: (MEMORY, MEMORY),
             "torch.cuda.is_current_stream_capturing": lambda: self.recording is not None,
             "torch.cuda.empty_cache": lambda: None,

@@ -21,7 +21,7 @@ from glann.runtime.memory import check_memory
 from glann.runtime.progress import progress
 from glann.runtime.randomness import BLOCK, noise_rows
 from glann.runtime.settings import Compute
-from glann.sample.blocks import collected, whole_blocks
+from glann.sample.blocks import collected, decoded_at_once, whole_blocks
 
 MOST_LISTED = 20  # classes in a message
 
@@ -365,12 +365,12 @@ class Generator:
         if latents.ndim != 2 or latents.shape[1] != d or len(latents) == 0:
             raise GlannError(f"latents: expected [n, {d}], found {list(latents.shape)}")
         latents = F.normalize(latents.to(self.execution.device), dim=1)
-        left = len(latents)
+        left, at_once = len(latents), decoded_at_once(self.decoder.architecture.size)
         with nullcontext(lambda _: None) if quiet else progress("decode", left, "images") as advance:
-            for block in whole_blocks(latents):
+            for block in whole_blocks(latents, at_once):
                 with torch.no_grad(), self.execution.autocast():
                     pixels = self.decoder(block).float()
-                images = to_uint8(pixels[: min(BLOCK, left)])
+                images = to_uint8(pixels[: min(at_once, left)])
                 yield images
                 advance(len(images))
                 left -= len(images)

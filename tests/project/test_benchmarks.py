@@ -6,15 +6,19 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT
+from simulated_gpu import SimulatedGpu
 from small import SMALL, clusters
 
 from benchmarks.bench import Clock
+from benchmarks.gpu import Sizes, machine, table, timings
 from glann.glo.settings import Glo
 from glann.glo.train import train_glo
 from glann.imle.fit import fit_imle
 from glann.networks.decoders.settings import Decoder
-from glann.runtime.compute import Execution
+from glann.runtime.compute import Execution, execution
+from glann.runtime.settings import Compute
 
 
 @pytest.mark.parametrize(
@@ -35,3 +39,14 @@ def test_the_clock_takes_the_place_of_checkpoints_in_both_trainings(shapes: np.n
     fit_imle(clusters(), SMALL.model_copy(update={"epochs": 3}), 0, cpu, imle)
     assert (glo.steps, imle.steps) == (3, 5)
     assert (len(glo.times), len(imle.times)) == (9, 15) and glo.epoch() > 0 and imle.epoch() > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU")
+def test_timings_of_a_gpu_stand_beside_those_of_the_cpu(cpu: Execution):
+    sizes = Sizes(images=32, batch=8, epochs=2, latents=300, samples=64)
+    with SimulatedGpu() as gpu:
+        on = execution(Compute(device="cuda", precision="float32", threads=1))
+        columns = {"GPU": timings(on, sizes), "CPU": timings(cpu, sizes)}
+        assert gpu.replays and "torch" in machine()
+    lines = table(columns).splitlines()
+    assert len(lines) == 7 and all(float(line.split()[-1]) > 0 for line in lines[1:])
