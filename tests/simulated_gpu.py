@@ -77,6 +77,8 @@ class SimulatedGpu(TorchDispatchMode):
         How often the program had to wait for the GPU, or the GPU for the program, by what for.
     operations
         How many operations were started.
+    threads
+        Threads that have chosen their GPU.
     recordings
         Number of CUDA graphs recorded.
     replays
@@ -91,6 +93,7 @@ class SimulatedGpu(TorchDispatchMode):
         self.operations = self.recordings = self.replays = 0
         self._recording: Recording | None = None
         self._recorder = 0
+        self.threads: set[int] = set()
 
     def __enter__(self) -> "SimulatedGpu":
         SimulatedGpu.current = self
@@ -109,13 +112,17 @@ class SimulatedGpu(TorchDispatchMode):
         _gpus.cache_clear()
 
     def _patches(self) -> dict[str, Any]:
-        def in_thread(workers: int) -> ThreadPoolExecutor:
-            return ThreadPoolExecutor(workers, initializer=lambda: TorchDispatchMode.__enter__(self))
+        def in_thread(workers: int, initializer: Callable[[], None]) -> ThreadPoolExecutor:
+            def begin() -> None:
+                TorchDispatchMode.__enter__(self)
+                initializer()
+
+            return ThreadPoolExecutor(workers, initializer=begin)
 
         return {
             "torch.cuda.is_available": lambda: True,
             "torch.cuda.device_count": lambda: int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-            "torch.cuda.set_device": lambda _: None,
+            "torch.cuda.set_device": self._set_device,
             "torch.cuda.current_device": lambda: NUMBER,
             "torch.cuda.get_device_capability": lambda *_: (9, 0),
             "torch.cuda.is_bf16_supported": lambda *_: True,
@@ -142,6 +149,10 @@ class SimulatedGpu(TorchDispatchMode):
             "glann.training.batches.FLOAT": torch.float64,  # the numbers are then those of a run on a CPU
         }
 
+    def _set_device(self, device: Any) -> None:
+        assert torch.device(device) == torch.device(f"cuda:{NUMBER}")
+        self.threads.add(get_ident())
+
     def _constant(self, data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
         if device is None or torch.device(device).type == "cpu":
             return TENSOR(data, **kwargs)
@@ -149,7 +160,7 @@ class SimulatedGpu(TorchDispatchMode):
         return GpuTensor(TENSOR(data, **kwargs))
 
     @contextlib.contextmanager
-    def _record(self, graph: "Recording", **_: Any) -> Iterator[None]:
+    def _record(self, graph: "Recording", pool: Any, **_: Any) -> Iterator[None]:
         self._recording, self._recorder = graph, get_ident()
         try:
             yield
@@ -175,6 +186,7 @@ class SimulatedGpu(TorchDispatchMode):
         if not on_gpu and not to_gpu:
             return self._pin(args[0]) if func is aten._pin_memory.default else func(*args, **kwargs)
         if func.namespace == "c10d":  # in place, by gloo
+            assert "::gather_" not in func.name(), "one GPU may have no room for the rows of all"
             return func(*tree_map(held, args), **tree_map(held, kwargs))
         self.operations += 1
         if device is not None:
@@ -192,6 +204,7 @@ class SimulatedGpu(TorchDispatchMode):
         return self._done(func, args, kwargs)
 
     def _pin(self, tensor: Tensor) -> Tensor:
+        assert get_ident() in self.threads, "this thread would take memory on GPU 0"
         pinned = tensor.clone()
         pinned.is_pinned_here = True  # type: ignore[attr-defined]
         return pinned

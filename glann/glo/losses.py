@@ -1,5 +1,6 @@
 """The reconstruction losses of GLO."""
 
+import math
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from glann.networks.texture import draw_directions, level_weight, sliced_wassers
 from glann.networks.vgg import features_at, shapes_at, vgg16, vgg16_structure
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
-from glann.runtime.memory import activation_bytes, check_memory
+from glann.runtime.memory import Activations, activations, activations_in_float32, check_memory
 from glann.runtime.processes import rank
 from glann.runtime.progress import progress
 from glann.training.batches import Inputs
@@ -77,12 +78,19 @@ def reconstruction_loss(config: Loss, execution: Execution, images: NDArray[np.u
     return Plain(LOSSES[config.kind])
 
 
-def loss_bytes(config: Loss, batch_size: int, size: int, execution: Execution) -> int:
-    """Return the bytes that the loss of a batch of images of `size` px stores for the backward pass."""
+def loss_activations(config: Loss, batch: tuple[int, int, int, int], execution: Execution) -> Activations:
+    """Return what the loss of images [b, c, h, w] stores: for the backward pass, and of their targets."""
+    size, targets = batch[-1], 4 * math.prod(batch)
+    plain = l1 if config.kind == "perceptual" else LOSSES[config.kind]
+    pixels = activations_in_float32(lambda images: plain(images, images.detach()), batch)
     if config.kind != "perceptual":
-        return 0
+        return Activations(pixels.stored + targets, pixels.largest)
     window = min(size, config.crop or size)
-    return activation_bytes(vgg16_structure(config.levels), (batch_size, 3, window, window), execution)
+    vgg = activations(vgg16_structure(config.levels), (batch[0], 3, window, window), execution)
+    # At the end of each level, there are features of the targets, and their differences.
+    compared = sum(channels * positions for channels, positions in shapes_at(window, config.levels))
+    compared *= 2 * batch[0] * execution.precision.itemsize
+    return Activations(pixels.stored + targets + vgg.stored + compared, max(pixels.largest, vgg.largest))
 
 
 def l1(images: Tensor, targets: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from glann.errors import GlannError
 from glann.glo.latents import LatentNoise, LatentTable, initial_latents
-from glann.glo.losses import loss_bytes, reconstruction_loss
+from glann.glo.losses import loss_activations, reconstruction_loss
 from glann.glo.pace import share_of_time
 from glann.glo.settings import Glo
 from glann.glo.start import load_earlier, start_from
@@ -22,7 +23,7 @@ from glann.networks.decoders.settings import SIZES_MADE, Origin
 from glann.networks.layers import initialize
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
-from glann.runtime.memory import activation_bytes, check_memory, weight_bytes
+from glann.runtime.memory import activations, check_memory, weight_bytes
 from glann.runtime.processes import rank, ranks, rows_at_first
 from glann.runtime.randomness import stream
 from glann.training.batches import read_ahead
@@ -34,7 +35,7 @@ from glann.training.shards import Shard
 from glann.training.state import Parts
 from glann.training.watch import Watch
 
-LOOKED_AT = 64  # images whose variety is checked
+LOOKED_AT, LOOKED_AT_SIZE = 64, 64  # images whose variety is checked, and their size, px
 SETTLED_AFTER = 500  # steps, after which decoded images should differ
 LEAST_VARIETY = 0.02  # as a fraction of the variety of the images
 
@@ -138,7 +139,7 @@ def train_glo(
             course.end_epoch()
             if watch:
                 watch.note(course.history[-1])
-            _check_variety(course, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], execution)
+            _check_variety(course, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], batch, execution)
 
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
@@ -185,12 +186,11 @@ def memory_of_glo(
     d = architecture.latent_dim
     with torch.device("meta"):
         decoder = DecoderNetwork(architecture)
-    return (
-        (3 * d + 1) * 4 * rows
-        + weight_bytes(decoder)
-        + activation_bytes(decoder, (batch, d), execution)
-        + loss_bytes(config.loss, batch, architecture.size, execution)
-    )
+    drawn = activations(decoder, (batch, d), execution)
+    shape = (batch, architecture.channels, architecture.size, architecture.size)
+    compared = loss_activations(config.loss, shape, execution)
+    gradients = 2 * max(drawn.largest, compared.largest)  # of a layer's output and of its input
+    return (3 * d + 1) * 4 * rows + weight_bytes(decoder) + drawn.stored + compared.stored + gradients
 
 
 def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, execution: Execution) -> None:
@@ -205,7 +205,12 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
 
 @torch.no_grad()
 def _check_variety(
-    course: Course, decoder: nn.Module, latents: Tensor, images: NDArray[np.uint8], execution: Execution
+    course: Course,
+    decoder: nn.Module,
+    latents: Tensor,
+    images: NDArray[np.uint8],
+    batch: int,
+    execution: Execution,
 ) -> None:
     """Stop a run whose decoder draws the same picture for all latents; it would never recover.
 
@@ -215,15 +220,23 @@ def _check_variety(
     if not settled and course.done < 1:
         return
     decoder.eval()
-    with execution.autocast():
-        decoded = decoder(latents).float()
+    drawn, wanted = [], []
+    for start in range(0, len(latents), batch):  # as many at once as a step has memory for
+        part = slice(start, start + batch)
+        with execution.autocast():
+            drawn.append(_reduced(decoder(latents[part]).float()))
+        wanted.append(_reduced(to_float(upload(images[part], execution))))
     decoder.train()
-    wanted = to_float(upload(images, execution))
-    if decoded.std(dim=0).mean() >= LEAST_VARIETY * wanted.std(dim=0).mean():
+    if torch.cat(drawn).std(dim=0).mean() >= LEAST_VARIETY * torch.cat(wanted).std(dim=0).mean():
         return
     if settled:
         course.stop(f"will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})")
     say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind infogan")
+
+
+def _reduced(images: Tensor) -> Tensor:
+    """Average images [b, c, h, w] down to `LOOKED_AT_SIZE` px or less."""
+    return F.adaptive_avg_pool2d(images, min(images.shape[-1], LOOKED_AT_SIZE))
 
 
 @torch.no_grad()

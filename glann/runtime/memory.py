@@ -1,7 +1,9 @@
 """Checking, before a run begins, that there is enough memory."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -65,8 +67,23 @@ def memory_in_use() -> str:
     return f"{(info.rss - getattr(info, 'shared', 0)) / GIB:.1f} GiB of memory"
 
 
-def activation_bytes(network: nn.Module, batch: tuple[int, ...], execution: Execution) -> int:
-    """Return the bytes that a forward pass stores for the backward pass.
+class Activations(NamedTuple):
+    """What a forward pass stores for the backward pass.
+
+    Attributes
+    ----------
+    stored
+        Bytes of all stored tensors.
+    largest
+        Bytes of the largest of them. In the backward pass, gradients of its size come and go.
+    """
+
+    stored: int
+    largest: int
+
+
+def activations(network: nn.Module, batch: tuple[int, ...], execution: Execution) -> Activations:
+    """Return what a forward pass stores.
 
     Parameters
     ----------
@@ -77,19 +94,31 @@ def activation_bytes(network: nn.Module, batch: tuple[int, ...], execution: Exec
     execution
         Its precision is that of the activations.
     """
+    shadow = copy.deepcopy(network).to("meta")
+    weights = {p.untyped_storage()._cdata for p in shadow.parameters()}
+    inputs = torch.empty(batch, device="meta", requires_grad=True)
+    numbers = [t.numel() for storage, t in _stored(shadow, inputs).items() if storage not in weights]
+    itemsize = execution.precision.itemsize
+    return Activations(sum(numbers) * itemsize, max(numbers) * itemsize)
+
+
+def activations_in_float32(function: Callable[[Tensor], Tensor], batch: tuple[int, ...]) -> Activations:
+    """Return what a function of a float32 tensor stores, which must work on the "meta" device."""
+    inputs = torch.empty(batch, device="meta", requires_grad=True)
+    sizes = [t.nbytes for t in _stored(function, inputs).values()]
+    return Activations(sum(sizes), max(sizes))
+
+
+def _stored(function: Callable[[Tensor], Tensor], inputs: Tensor) -> dict[int, Tensor]:
     kept: dict[int, Tensor] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    shadow = copy.deepcopy(network).to("meta")
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        shadow(torch.empty(batch, device="meta", requires_grad=True))
-    weights = {p.untyped_storage()._cdata for p in shadow.parameters()}
-    return (
-        sum(t.numel() for storage, t in kept.items() if storage not in weights) * execution.precision.itemsize
-    )
+        function(inputs)
+    return kept
 
 
 def weight_bytes(network: nn.Module) -> int:

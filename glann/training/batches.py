@@ -44,12 +44,15 @@ def read_ahead(
             for name, value in read(item).items()
         }
 
-    return one_ahead(copied, items)
+    # Each thread has a current GPU of its own, at first GPU 0, on which it would take memory.
+    return one_ahead(copied, items, lambda: torch.cuda.set_device(execution.device))
 
 
-def one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield ``function(item)`` for each item; a thread works one item ahead."""
-    with ThreadPoolExecutor(1) as thread:
+def one_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], begin: Callable[[], None] = lambda: None
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item; a thread, which calls `begin` first, works one item ahead."""
+    with ThreadPoolExecutor(1, initializer=begin) as thread:
         waiting: Future[Result] | None = None
         for item in items:
             following = thread.submit(function, item)

@@ -6,6 +6,7 @@ records them once and then starts all of them together (see "CUDA Graphs" in tor
 
 from collections import Counter
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,9 @@ class Replay:
         self._phase: Hashable = None
         self._calls: Counter[Hashable] = Counter()
         self._recordings: dict[Hashable, _Recording] = {}
+        self._pool: tuple[int, int] | None = (
+            None  # memory that recordings share, as one is replayed at a time
+        )
 
     def __call__(self, inputs: Inputs, phase: Hashable = None) -> Tensor:
         """Make a step.
@@ -64,14 +68,15 @@ class Replay:
         if phase != self._phase:  # earlier recordings hold memory
             self._recordings.clear()
             self._calls.clear()
-            self._phase = phase
+            self._phase, self._pool = phase, None
         shapes = tuple(value.shape for value in inputs.values())
         if self._calls[shapes] < WARM_UP:
             self._calls[shapes] += 1
             return self._aside(inputs)
         if shapes not in self._recordings:
             try:
-                self._recordings[shapes] = _Recording(self.step, inputs)
+                self._pool = self._pool or torch.cuda.graph_pool_handle()
+                self._recordings[shapes] = _Recording(self.step, inputs, self._pool)
             except RuntimeError as error:
                 if memory_ran_out(error):
                     raise
@@ -95,11 +100,11 @@ class Replay:
 class _Recording:
     """A recorded step, for inputs of the same shapes."""
 
-    def __init__(self, step: Callable[[Inputs], Tensor], inputs: Inputs):
+    def __init__(self, step: Callable[[Inputs], Tensor], inputs: Inputs, pool: Any):
         self.inputs = {name: value.clone() for name, value in inputs.items()}
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile: the one that reads ahead allocates memory.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool, capture_error_mode="thread_local"):
             self.loss = step(self.inputs)
 
     def __call__(self, inputs: Inputs) -> Tensor:

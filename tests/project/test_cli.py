@@ -20,7 +20,7 @@ from glann.networks.layers import initialize
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.networks.mappings.settings import Mapping
 from glann.presets import params_yaml, preset
-from glann.runtime.compute import _no_such_gpu, execution
+from glann.runtime.compute import NVIDIA_DRIVER, _no_such_gpu, execution
 from glann.runtime.randomness import stream
 from glann.runtime.settings import Compute
 from glann.sample.generator import Generator
@@ -326,14 +326,17 @@ def test_glann_is_a_module_too_and_says_its_version():
     assert glann().stdout == glann("--help").stdout
 
 
-def test_a_gpu_that_torch_cannot_use_is_said_once_where_the_device_is_chosen(tmp_path: Path):
+def test_a_gpu_that_torch_cannot_use_is_said_once_where_the_device_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """Here nvidia-smi stands for a driver; torch's own CUDA is real and finds no GPU."""
     (tmp_path / "nvidia-smi").touch(mode=0o755)
     save_generator(tmp_path / "g.safetensors")
     path = f"{tmp_path}:{os.environ['PATH']}"
     few = (*SAMPLE, "a.png", "--count", "2")
-    if torch.cuda.is_available() or torch.version.cuda is None:
-        pytest.skip("torch sees a GPU, or is built without CUDA")
+    if NVIDIA_DRIVER.exists() or torch.version.cuda is None:
+        pytest.skip("there is a driver, or torch is built without CUDA")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     said = glann(*few, cwd=tmp_path, PATH=path).stderr.splitlines()
     assert len(said) == 2 and said[0].startswith("glann: this runs on the CPU: this machine has an NVIDIA")
     assert f"built for CUDA {torch.version.cuda}" in said[0]

@@ -31,7 +31,7 @@ from glann.prepare.dataset import prepare
 from glann.prepare.settings import Prepare
 from glann.runtime.compute import Execution
 from glann.runtime.files import STAGES
-from glann.runtime.memory import activation_bytes, check_memory
+from glann.runtime.memory import activations, check_memory
 from glann.runtime.npy import load_npy
 from glann.sample.generator import Generator
 
@@ -151,7 +151,7 @@ def test_activations_are_counted_without_making_any(kind: str, cpu: Execution):
         decoder(torch.randn(10, 6, requires_grad=True))
     own = {p.data_ptr() for p in decoder.parameters()}
     real = sum(nbytes for pointer, nbytes in kept.items() if pointer not in own)
-    assert activation_bytes(decoder, (10, 6), cpu) == pytest.approx(real, rel=0.1)
+    assert activations(decoder, (10, 6), cpu).stored == pytest.approx(real, rel=0.1)
 
 
 def test_what_cannot_fit_is_refused_before_the_work_begins(cpu: Execution):

@@ -1,5 +1,6 @@
 """Real `dvc repro` in a clone, with tiny settings. The tests build on each other, in order."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -75,6 +76,17 @@ def test_forced_and_in_another_clone_every_byte_is_the_same(project: Path, tmp_p
     other = clone_to(tmp_path, TINY)
     repro(other)
     assert (other / "dvc.lock").read_text() == lock
+
+
+def test_dvcs_cache_takes_no_space_of_its_own_and_nothing_writes_into_it(project: Path):
+    """All that the tests above ran has not changed a file under the name of its digest."""
+    if (images := project / "data/prepare/images.npy").stat().st_nlink == 1:
+        pytest.skip("files of this file system share their blocks in another way")
+    cached = [path for path in (project / ".dvc/cache/files/md5").rglob("*") if path.is_file()]
+    assert images.stat().st_ino in {path.stat().st_ino for path in cached}
+    for path in cached:
+        digest = hashlib.md5(path.read_bytes()).hexdigest()
+        assert path.parent.name + path.stem == digest
 
 
 def test_metrics_and_plots_are_shown(project: Path):

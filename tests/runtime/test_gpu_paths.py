@@ -46,6 +46,7 @@ def test_features_and_projections_of_a_gpu_are_those_of_a_cpu(cpu: Execution, ra
 def test_tensors_of_two_devices_are_refused_and_waits_are_counted():
     """The simulated GPU refuses and counts what a real one does."""
     with SimulatedGpu() as gpu:
+        execution(ON_GPU)
         rows = torch.arange(4.0).to("cuda")
         with pytest.raises(RuntimeError, match="on the CPU"):
             rows + torch.ones(4)

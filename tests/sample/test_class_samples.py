@@ -102,7 +102,7 @@ def test_a_damaged_list_of_classes_is_one_line(wrong: dict, generator: Generator
 
 def test_it_comes_back_from_its_file(generator: Generator, tmp_path: Path):
     generator.save(tmp_path / "g.safetensors")
-    again = glann.Generator.load(tmp_path / "g.safetensors", Compute(precision="float32"))
+    again = glann.Generator.load(tmp_path / "g.safetensors", Compute(device="cpu", precision="float32"))
     assert again.classes == generator.classes
     assert np.array_equal(again.sample(9), generator.sample(9))
 
