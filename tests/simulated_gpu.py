@@ -154,8 +154,8 @@ class SimulatedGpu(TorchDispatchMode):
         self.threads.add(get_ident())
 
     def _constant(self, data: Any, *, device: Any = None, **kwargs: Any) -> Tensor:
-        if device is None or torch.device(device).type == "cpu":
-            return TENSOR(data, **kwargs)
+        if device is None or torch.device(device).type != "cuda":
+            return TENSOR(data, device=device, **kwargs)
         self._wait("copy of a constant to the GPU")
         return GpuTensor(TENSOR(data, **kwargs))
 
