@@ -94,6 +94,8 @@ class SimulatedGpu(TorchDispatchMode):
         self._recording: Recording | None = None
         self._recorder = 0
         self.threads: set[int] = set()
+        self.default_stream = Stream()
+        self.streams: dict[int, Stream] = {}
 
     def __enter__(self) -> "SimulatedGpu":
         SimulatedGpu.current = self
@@ -131,9 +133,10 @@ class SimulatedGpu(TorchDispatchMode):
             "torch.cuda.is_current_stream_capturing": lambda: self.recording is not None,
             "torch.cuda.empty_cache": lambda: None,
             "torch.cuda.synchronize": lambda *_: None,
-            "torch.cuda.current_stream": lambda *_: Stream(),
+            "torch.cuda.current_stream": lambda *_: self.stream,
+            "torch.cuda.set_stream": self._set_stream,
             "torch.cuda.Stream": Stream,
-            "torch.cuda.stream": lambda _: contextlib.nullcontext(),
+            "torch.cuda.stream": self._on_stream,
             "torch.cuda.CUDAGraph": Recording,
             "torch.cuda.graph_pool_handle": lambda: (0, 1),
             "torch.cuda.graph": self._record,
@@ -159,14 +162,31 @@ class SimulatedGpu(TorchDispatchMode):
         self._wait("copy of a constant to the GPU")
         return GpuTensor(TENSOR(data, **kwargs))
 
+    @property
+    def stream(self) -> "Stream":
+        """The current stream of this thread."""
+        return self.streams.get(get_ident(), self.default_stream)
+
+    def _set_stream(self, stream: "Stream") -> None:
+        self.streams[get_ident()] = stream
+
     @contextlib.contextmanager
-    def _record(self, graph: "Recording", pool: Any, **_: Any) -> Iterator[None]:
-        self._recording, self._recorder = graph, get_ident()
+    def _on_stream(self, stream: "Stream") -> Iterator[None]:
+        before = self.stream
+        self._set_stream(stream)
+        yield
+        self._set_stream(before)
+
+    @contextlib.contextmanager
+    def _record(self, graph: "Recording", pool: Any, stream: "Stream", **_: Any) -> Iterator[None]:
+        self._recording, self._recorder, before = graph, get_ident(), self.stream
+        self._set_stream(stream)
         try:
             yield
         finally:
             self._recording = None
             graph.undo()
+        self._set_stream(before)  # not if recording failed: so does torch
         self.recordings += 1
 
     @property
@@ -299,6 +319,9 @@ class Recording:
 
 class Stream:
     """A stream, which has nothing to do: the simulated GPU computes at once."""
+
+    def __init__(self, device: Any = None):
+        pass
 
     def wait_stream(self, _: "Stream") -> None:
         """Do nothing."""

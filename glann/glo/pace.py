@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from glann.glo.losses import FeatureDistance, Perceptual
 from glann.images.tensors import to_float, upload
 from glann.runtime.compute import Execution
+from glann.runtime.reporting import memory_ran_out
 
 TIMED = 2  # steps of each part
 
@@ -59,7 +60,9 @@ def share_of_time(
     decoder.eval()  # batch-norm statistics stay as they are
     try:
         slow, fast, coarse = seconds(loss.fine), seconds(loss.coarse), loss.config.coarse
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not memory_ran_out(error):
+            raise
         return lambda share: share
     finally:
         decoder.train()

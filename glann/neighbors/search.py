@@ -96,6 +96,8 @@ def nearest(queries: Tensor, database: Tensor, k: int = 1, index: str = "Flat") 
     faiss = _faiss()
     faiss.omp_set_num_threads(torch.get_num_threads())
     queries, database = queries.detach().contiguous(), database.detach().contiguous()
+    if not len(queries):  # of a class of which this process has no row; Faiss refuses this on GPUs
+        return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.int64, device=queries.device)
     if index != "Flat":
         searcher = checked_index(index, len(database), database.shape[1])
         return _by_index(queries, database, k, searcher)

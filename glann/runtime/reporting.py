@@ -10,6 +10,7 @@ from glann.errors import GlannError
 from glann.runtime.console import say
 
 LONGEST = 1000  # characters of a message
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")  # the last of CUDA's libraries
 LESS_MEMORY = "draw fewer images, or fit fewer latents"
 
 
@@ -73,10 +74,7 @@ def memory_ran_out(error: Exception) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (
-            isinstance(error, RuntimeError)
-            and any(words in str(error).lower() for words in ("can't allocate memory", "out of memory"))
-        )
+        or (isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OUT_OF_MEMORY))
     )
 
 

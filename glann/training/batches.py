@@ -44,8 +44,14 @@ def read_ahead(
             for name, value in read(item).items()
         }
 
-    # Each thread has a current GPU of its own, at first GPU 0, on which it would take memory.
-    return one_ahead(copied, items, lambda: torch.cuda.set_device(execution.device))
+    stream = torch.cuda.current_stream(execution.device)
+
+    def begin() -> None:
+        """Choose GPU and stream: each thread has its own, at first GPU 0, on which it would take memory."""
+        torch.cuda.set_device(execution.device)
+        torch.cuda.set_stream(stream)
+
+    return one_ahead(copied, items, begin)
 
 
 def one_ahead(

@@ -190,7 +190,9 @@ class Course(AbstractContextManager["Course"]):
         Stopped
             If a signal asked for it; the checkpoint has been saved.
         """
-        self._sum = self._sum.to(loss.device) + loss.detach() * rows
+        if self._sum.device != loss.device:  # filled there, since a copy would make a GPU wait
+            self._sum = torch.full((), self._sum.item(), dtype=torch.float64, device=loss.device)
+        self._sum = self._sum + loss.detach() * rows
         self._rows += rows
         self._step += 1
         if not loss.is_cuda or self._step % READ_EVERY == 0:

@@ -39,14 +39,13 @@ class Replay:
     def __init__(
         self, step: Callable[[Inputs], Tensor], optimizer: torch.optim.Optimizer, execution: Execution
     ):
-        self.step, self.optimizer = step, optimizer
+        self.step, self.optimizer, self.device = step, optimizer, execution.device
         self.records = execution.device.type == "cuda" and execution.records and ranks() == 1
         self._phase: Hashable = None
         self._calls: Counter[Hashable] = Counter()
         self._recordings: dict[Hashable, _Recording] = {}
-        self._pool: tuple[int, int] | None = (
-            None  # memory that recordings share, as one is replayed at a time
-        )
+        self._stream: Any = None  # on which steps are recorded
+        self._pool: Any = None  # memory that recordings share, since one is replayed at a time
 
     def __call__(self, inputs: Inputs, phase: Hashable = None) -> Tensor:
         """Make a step.
@@ -73,38 +72,48 @@ class Replay:
         if self._calls[shapes] < WARM_UP:
             self._calls[shapes] += 1
             return self._aside(inputs)
-        if shapes not in self._recordings:
-            try:
-                self._pool = self._pool or torch.cuda.graph_pool_handle()
-                self._recordings[shapes] = _Recording(self.step, inputs, self._pool)
-            except RuntimeError as error:
-                if memory_ran_out(error):
-                    raise
-                why = " ".join(str(error).split())[:150]
-                say(f"this GPU cannot record training steps ({why}); it goes on without, which takes longer")
-                self.records = False
-                self.optimizer.zero_grad(set_to_none=True)
-                return self.step(inputs)
+        if shapes not in self._recordings and not self._record(shapes, inputs):
+            return self.step(inputs)
         return self._recordings[shapes](inputs)
 
     def _aside(self, inputs: Inputs) -> Tensor:
-        """Make a step on another stream, as recording needs before."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        """Make a step on the stream that records, as recording needs before."""
+        self._stream = self._stream or torch.cuda.Stream(self.device)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             loss = self.step(inputs)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         return loss
+
+    def _record(self, shapes: Hashable, inputs: Inputs) -> bool:
+        """Record a step for inputs of these shapes; return whether that was possible."""
+        current = torch.cuda.current_stream()
+        try:
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            self._recordings[shapes] = _Recording(self.step, inputs, self._pool, self._stream)
+            return True
+        except RuntimeError as error:
+            cause = error.__context__ or error  # a failed recording fails again where it ends
+            if any(isinstance(e, Exception) and memory_ran_out(e) for e in (error, cause)):
+                raise
+            why = " ".join(str(cause).split())[:150]
+        finally:
+            torch.cuda.set_stream(current)  # torch does not return to it if a recording fails
+        say(f"this GPU cannot record training steps ({why}); it goes on without, which takes longer")
+        self.records, self._pool = False, None
+        self._recordings.clear()
+        self.optimizer.zero_grad(set_to_none=True)
+        return False
 
 
 class _Recording:
     """A recorded step, for inputs of the same shapes."""
 
-    def __init__(self, step: Callable[[Inputs], Tensor], inputs: Inputs, pool: Any):
+    def __init__(self, step: Callable[[Inputs], Tensor], inputs: Inputs, pool: Any, stream: Any):
         self.inputs = {name: value.clone() for name, value in inputs.items()}
         self.graph = torch.cuda.CUDAGraph()
         # Other threads may use the GPU meanwhile: the one that reads ahead allocates memory.
-        with torch.cuda.graph(self.graph, pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, pool, stream, capture_error_mode="thread_local"):
             self.loss = step(self.inputs)
 
     def __call__(self, inputs: Inputs) -> Tensor:

@@ -25,6 +25,12 @@ def test_a_database_in_blocks_is_searched_as_a_whole_one():
         assert torch.equal(found_rows, rows[:, 0]) and torch.allclose(found, distances[:, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("index", ["Flat", "IVF4,Flat"])
+def test_nothing_is_found_for_no_queries(index: str):
+    distances, rows = nearest(torch.empty(0, 5), torch.randn(400, 5), k=2, index=index)
+    assert distances.shape == rows.shape == (0, 2) and rows.dtype == torch.int64
+
+
 def test_an_approximate_index_mostly_agrees():
     queries, database = torch.randn(200, 4), torch.randn(4000, 4)
     _, exact = nearest(queries, database)

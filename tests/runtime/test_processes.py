@@ -81,7 +81,7 @@ def test_processes_on_the_cpu_of_a_machine_with_a_gpu_exchange_through_gloo(
 
 @pytest.mark.gpu
 def test_a_group_on_a_gpu_ends_as_a_run_without_a_group_does(shapes: np.ndarray, tmp_path: Path):
-    """A group of one sums over NCCL and gathers at the end, as a larger one does."""
+    """With both backends; a group of one sums nothing, which test_gpu.py does with two GPUs."""
     for stage in ("glo", "imle"):
         folder = project(tmp_path, shapes, {"compute": {"device": "cuda"}})
         run(folder, "torch.distributed.run", "--standalone", "--nproc-per-node=1", "-m", f"stages.{stage}")
