@@ -146,7 +146,7 @@ def processor() -> str:
 def said(*command: str) -> str:
     """Return what a command prints, or that it failed."""
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError) as error:
         return f"unknown ({error})"
 

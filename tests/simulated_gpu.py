@@ -287,6 +287,8 @@ class Recording:
         """Note an operation, and what it is about to overwrite."""
         arguments = func._schema.arguments
         given = [*zip(arguments, args, strict=False)]
+        if func is aten.native_batch_norm.default:  # writes running statistics, which its schema does not say
+            self.before += [(x.held, x.held.clone()) for x in args[3:5] if isinstance(x, GpuTensor)]
         given += [(next(a for a in arguments if a.name == name), x) for name, x in kwargs.items()]
         for argument, value in given:
             if argument.alias_info is not None and argument.alias_info.is_write:

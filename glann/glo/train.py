@@ -37,6 +37,7 @@ from glann.training.watch import Watch
 
 LOOKED_AT, LOOKED_AT_SIZE = 64, 64  # images whose variety is checked, and their size, px
 SETTLED_AFTER = 500  # steps, after which decoded images should differ
+SMALLEST_OF_DCGAN = min(SIZES_MADE["dcgan"])  # px
 LEAST_VARIETY = 0.02  # as a fraction of the variety of the images
 
 
@@ -231,7 +232,8 @@ def _check_variety(
         return
     if settled:
         course.stop(f"will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})")
-    say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind infogan")
+    other = "infogan" if wanted[0].shape[-1] < SMALLEST_OF_DCGAN else "dcgan"
+    say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind {other}")
 
 
 def _reduced(images: Tensor) -> Tensor:

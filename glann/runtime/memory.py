@@ -97,20 +97,21 @@ def activations(network: nn.Module, batch: tuple[int, ...], execution: Execution
     shadow = copy.deepcopy(network).to("meta")
     weights = {p.untyped_storage()._cdata for p in shadow.parameters()}
     inputs = torch.empty(batch, device="meta", requires_grad=True)
-    numbers = [t.numel() for storage, t in _stored(shadow, inputs).items() if storage not in weights]
+    in_float32 = [size for storage, size in _stored(shadow, inputs).items() if storage not in weights]
     itemsize = execution.precision.itemsize
-    return Activations(sum(numbers) * itemsize, max(numbers) * itemsize)
+    return Activations(sum(in_float32) * itemsize // 4, max(in_float32) * itemsize // 4)
 
 
 def activations_in_float32(function: Callable[[Tensor], Tensor], batch: tuple[int, ...]) -> Activations:
     """Return what a function of a float32 tensor stores, which must work on the "meta" device."""
     inputs = torch.empty(batch, device="meta", requires_grad=True)
-    sizes = [t.nbytes for t in _stored(function, inputs).values()]
+    sizes = _stored(function, inputs).values()
     return Activations(sum(sizes), max(sizes))
 
 
-def _stored(function: Callable[[Tensor], Tensor], inputs: Tensor) -> dict[int, Tensor]:
-    kept: dict[int, Tensor] = {}
+def _stored(function: Callable[[Tensor], Tensor], inputs: Tensor) -> dict[int, int]:
+    """Return the storages that a function's backward pass needs, and their bytes."""
+    kept: dict[int, Tensor] = {}  # holds them, so that none gets the number of an earlier one
 
     def pack(tensor: Tensor) -> Tensor:
         kept[tensor.untyped_storage()._cdata] = tensor
@@ -118,7 +119,7 @@ def _stored(function: Callable[[Tensor], Tensor], inputs: Tensor) -> dict[int, T
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         function(inputs)
-    return kept
+    return {storage: tensor.untyped_storage().nbytes() for storage, tensor in kept.items()}
 
 
 def weight_bytes(network: nn.Module) -> int:

@@ -20,6 +20,7 @@ from glann.errors import GlannError
 from glann.evaluate.evaluation import evaluate
 from glann.evaluate.report import write_report
 from glann.evaluate.settings import Evaluate
+from glann.glo.losses import laplacian
 from glann.glo.settings import Glo
 from glann.glo.train import train_glo
 from glann.imle.fit import fit_imle
@@ -31,7 +32,7 @@ from glann.prepare.dataset import prepare
 from glann.prepare.settings import Prepare
 from glann.runtime.compute import Execution
 from glann.runtime.files import STAGES
-from glann.runtime.memory import activations, check_memory
+from glann.runtime.memory import activations, activations_in_float32, check_memory
 from glann.runtime.npy import load_npy
 from glann.sample.generator import Generator
 
@@ -152,6 +153,22 @@ def test_activations_are_counted_without_making_any(kind: str, cpu: Execution):
     own = {p.data_ptr() for p in decoder.parameters()}
     real = sum(nbytes for pointer, nbytes in kept.items() if pointer not in own)
     assert activations(decoder, (10, 6), cpu).stored == pytest.approx(real, rel=0.1)
+
+
+def test_what_a_loss_stores_is_told_beforehand():
+    """Also where only every other pixel of a tensor is used, all of which is kept."""
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        laplacian(images, images.detach())
+    real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    told = activations_in_float32(lambda x: laplacian(x, x.detach()), (2, 3, 64, 64))
+    assert told.stored == pytest.approx(real, rel=0.02)
 
 
 def test_what_cannot_fit_is_refused_before_the_work_begins(cpu: Execution):

@@ -15,6 +15,7 @@ from glann.glo.settings import Glo, Loss
 from glann.glo.train import train_glo
 from glann.imle.fit import fit_imle
 from glann.networks.decoders.settings import Decoder
+from glann.networks.mappings.settings import Mapping
 from glann.runtime.compute import Execution, execution
 from glann.runtime.settings import Compute
 from glann.training import replay
@@ -70,7 +71,8 @@ def test_glo_learns_on_a_gpu_what_it_learns_on_a_cpu(
 
 
 def test_imle_learns_on_a_gpu_what_it_learns_on_a_cpu(recordings: list[object], cpu: Execution):
-    for changes in ({}, {"index": "IVF4,Flat;nprobe=4"}, {"residuals": 0.5}):
+    mlp = Mapping(kind="mlp", width=16, depth=2)
+    for changes in ({}, {"index": "IVF4,Flat;nprobe=4"}, {"residuals": 0.5}, {"mapping": mlp}):
         config = SMALL.model_copy(update={"epochs": 10, **changes})
         ends = [fit_imle(clusters(), config, 0, on).history[-1] for on in (on_gpu(), on_gpu(False), cpu)]
         for key in ("loss", "nearest"):

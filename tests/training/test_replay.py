@@ -87,7 +87,8 @@ def test_glo_on_a_gpu_is_glo_on_a_cpu(case: str, recorded: bool, random_vgg: str
 
 
 IMLE = {
-    "mlp, distance": {},
+    "mlp, distance": {"mapping": Mapping(kind="mlp", width=16, depth=2), "epochs": 5},
+    "residual, distance": {},
     "residual, squared": {"mapping": Mapping(kind="residual", width=16, depth=2), "loss": "squared"},
     "approximate": {"index": "IVF4,Flat;nprobe=2", "refresh": 2},
     "residuals": {"residuals": 0.5},
@@ -104,6 +105,13 @@ def test_imle_on_a_gpu_is_imle_on_a_cpu(case: str, recorded: bool, cpu: Executio
         found = imle(clusters(), gpu_execution(cuda_graphs=recorded), **keys)
     assert_equal(found, imle(clusters(), cpu, **keys))
     assert bool(gpu.replays) == recorded
+
+
+def test_adam_on_a_gpu_is_one_that_can_be_recorded():
+    with SimulatedGpu():
+        module = torch.nn.Linear(2, 2).to("cuda")
+        assert optimization.adam(module, 0.1, []).defaults["capturable"]
+    assert not optimization.adam(torch.nn.Linear(2, 2), 0.1, []).defaults["capturable"]
 
 
 def per_step(train: Any, steps: int, recorded: bool) -> tuple[float, Counter[str]]:
