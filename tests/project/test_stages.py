@@ -247,6 +247,7 @@ def test_a_damaged_object_in_dvcs_cache_is_noticed_and_the_command_said_heals_it
 def test_a_file_that_is_damaged_but_not_in_the_cache_is_taken_from_there(project: Path):
     output = project / "data/imle/generator.safetensors"
     before = output.read_bytes()
+    assert dvc(project, "unprotect", "data/imle/generator.safetensors").returncode == 0  # a file of its own
     damage(output)
     result = dvc(project, "repro", "--force", "--single-item", "sample")
     assert (
