@@ -23,3 +23,19 @@ class DamagedFileError(GlannError):
     def __init__(self, path: str | Path, what: str):
         super().__init__(f"{path}: {what}")
         self.path = Path(path)
+
+
+class DivergedError(GlannError):
+    """A training whose loss went wrong.
+
+    Parameters
+    ----------
+    what
+        What went wrong, and at which step.
+    advice
+        What to do.
+    """
+
+    def __init__(self, what: str, advice: str):
+        super().__init__(f"{what}; {advice}")
+        self.what = what

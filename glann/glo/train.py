@@ -231,7 +231,9 @@ def _check_variety(
     if torch.cat(drawn).std(dim=0).mean() >= LEAST_VARIETY * torch.cat(wanted).std(dim=0).mean():
         return
     if settled:
-        course.stop(f"will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})")
+        course.stop(
+            f"the loss will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})"
+        )
     other = "infogan" if wanted[0].shape[-1] < SMALLEST_OF_DCGAN else "dcgan"
     say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind {other}")
 

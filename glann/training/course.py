@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from glann.errors import GlannError
+from glann.errors import DivergedError
 from glann.runtime.checkpoint_files import Position
 from glann.runtime.console import say
 from glann.runtime.memory import memory_in_use
@@ -91,6 +91,9 @@ class Course(AbstractContextManager["Course"]):
     cycle
         Examples after which everything that recurs, such as a search, has happened once, so that the time
         to come can be told.
+    falls
+        Whether the loss should fall. If two networks work against each other, it need not: then only a loss
+        that is not finite stops the run.
 
     Attributes
     ----------
@@ -110,10 +113,12 @@ class Course(AbstractContextManager["Course"]):
         remedy: str,
         pace: Callable[[float], Callable[[float], float]] = lambda done: lambda share: share,
         cycle: int = 0,
+        falls: bool = True,
     ):
         self.stage, self.unit, self.parts, self.shard = stage, unit, parts, shard
         self.epoch_count, self.schedule = epochs, schedule
         self.checkpoints, self.remedy, self.pace, self.cycle = checkpoints, remedy, pace, cycle
+        self.falls = falls
         self.history: list[dict[str, float]] = []
         self._note = ""
         self._begin_epoch()
@@ -218,29 +223,30 @@ class Course(AbstractContextManager["Course"]):
         ):
             best = min(entry["loss"] for entry in self.history)
             self.stop(
-                f"has been more than {DIVERGED} times its best ({best:g}) for {PATIENCE} epochs: {loss:g}"
+                f"the loss has been more than {DIVERGED} times its best ({best:g}) for {PATIENCE} epochs: "
+                f"{loss:g}"
             )
 
     def stop(self, what: str) -> NoReturn:
-        """Raise a GlannError that says what went wrong with the loss, at which step, and what to do."""
+        """Raise a `DivergedError` that says what went wrong, at which step, and what to do."""
         where = f"epoch {len(self.history)}"
         if self._step:
             where = f"epoch {len(self.history) + 1}, step {self._step}"
         kept = "no checkpoint was written yet"
         if self.checkpoints and self.checkpoints.path.is_file():
             kept = f"the last good checkpoint is {self.checkpoints.path}"
-        raise GlannError(f"{self.stage}: {where}: the loss {what}; {kept}; {self.remedy}")
+        raise DivergedError(f"{self.stage}: {where}: {what}", f"{kept}; {self.remedy}")
 
     def _read(self) -> None:
         value = self._sum.item()
         if not math.isfinite(value):
-            self.stop(f"is {value}")
+            self.stop(f"the loss is {value}")
         self._note = f"loss {value / max(self._rows, 1):.4f}"
 
     def _far_off(self, loss: float) -> bool:
         """Return whether a loss is far off: a multiple of the best, and worse than the first."""
         losses = [entry["loss"] for entry in self.history]
-        return bool(losses) and loss > max(DIVERGED * min(losses), losses[0])
+        return self.falls and bool(losses) and loss > max(DIVERGED * min(losses), losses[0])
 
     def _resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -284,14 +290,14 @@ class Course(AbstractContextManager["Course"]):
         weights = [weight for network in networks for weight in network.parameters()]
         if not torch.stack([weight.isfinite().all() for weight in weights]).all():
             self._read()
-            self.stop(f"is {math.nan}")
+            self.stop(f"the loss is {math.nan}")
         if self.checkpoints is None:
             return
         loss, rows = total(torch.stack([self._sum, torch.full_like(self._sum, self._rows)])).tolist()
         if rows and self._far_off(loss / rows) and not decided_by_first(stop_requested()):
             return
         if not math.isfinite(loss):
-            self.stop(f"is {loss}")
+            self.stop(f"the loss is {loss}")
         position = Position(
             history=self.history,
             step=self._step,

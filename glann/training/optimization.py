@@ -55,7 +55,9 @@ def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torc
 def step(optimizer: torch.optim.Adam, lr: float | Tensor) -> None:
     """Transform gradients by group, step with `lr` times the group's multiplier, and clear the gradients."""
     for group in optimizer.param_groups:
-        _transform_gradient(group["params"], group["gradient"], group["limit"])
+        with_gradient = [p for p in group["params"] if p.grad is not None]
+        if with_gradient:  # networks that are stepped in turn have none in each other's steps
+            _transform_gradient(with_gradient, group["gradient"], group["limit"])
         group["lr"] = lr * group["lr_multiplier"]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
