@@ -201,6 +201,8 @@ def load_start(config: Imle, latent_dim: int, classes: Sequence[str] | None = No
             f"imle.start_from: {error}; name a generator.safetensors or a mapping's own file"
         ) from None
     found = earlier.architecture
+    if found.config is None:
+        raise GlannError(f"imle.start_from: {config.start_from} has no mapping; name a model of imle")
     keys: dict[str, tuple[object, object]] = {
         "imle.noise_dim": (found.noise_dim, config.noise_dim),
         "glo.latent_dim": (found.latent_dim, latent_dim),

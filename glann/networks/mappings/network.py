@@ -22,7 +22,8 @@ LONGEST = 1000  # letters of the name of a class
 class MappingArchitecture(Section):
     """Everything needed to build a mapping before its weights are loaded."""
 
-    config: Mapping
+    config: Mapping | None
+    """None: noise is a latent already, once it is projected to the sphere"""
     noise_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     latent_dim: int = Field(ge=1, le=MOST_DIMENSIONS)
     classes: list[Annotated[str, Field(min_length=1, max_length=LONGEST)]] = Field(
@@ -33,6 +34,12 @@ class MappingArchitecture(Section):
     """how many latents each class had"""
     anchors: int = Field(0, ge=0)
     """rows of the buffers `anchors` and `residuals`"""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.config is None and (self.noise_dim != self.latent_dim or self.classes or self.anchors):
+            raise ValueError("config: without a network, noise and latents are of one size, without classes")
+        return self
 
     @model_validator(mode="after")
     def _counted(self) -> Self:
@@ -56,7 +63,7 @@ class MappingNetwork(nn.Module):
     Attributes
     ----------
     network
-        One of `NETWORKS`; its weights are drawn by `initialize`.
+        One of `NETWORKS`, whose weights are drawn by `initialize`, or nothing, if there is no `config`.
     shift, scale, on_sphere
         float32 [d], float32 [] and bool []: latents are ``unit * scale + shift``; on the sphere, `unit` has
         length 1.
@@ -82,10 +89,12 @@ class MappingNetwork(nn.Module):
         self.architecture = a = architecture
         per_class = (len(a.classes),) if a.classes else ()
         read = a.noise_dim + len(a.classes)
-        self.network = NETWORKS[a.config.kind](read, a.latent_dim, a.config.width, a.config.depth)
+        self.network: nn.Module = nn.Identity()
+        if a.config:
+            self.network = NETWORKS[a.config.kind](read, a.latent_dim, a.config.width, a.config.depth)
         self.register_buffer("shift", torch.zeros(a.latent_dim))
         self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("on_sphere", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("on_sphere", torch.full((), a.config is None))
         # On the meta device, torch.eye would import torch's compiler, which takes two seconds.
         matrix = torch.zeros(*per_class, a.latent_dim, a.latent_dim)
         matrix.diagonal(dim1=-2, dim2=-1).fill_(1)
