@@ -137,11 +137,11 @@ def evaluate(
     kind = choose_kind(config.features, config.weights)
     network = feature_network(kind, config.weights, holdout, generator.execution)
     chunk = max(1, CHUNK_BYTES // images[0].nbytes)
-    reference = _describe(
+    reference = describe(
         network, lambda part: np.asarray(holdout[part]), len(holdout), chunk, f"{kind} features of hold-out"
     )
     described = {
-        name: _describe(network, rows, count, chunk, f"{kind} features of {name}")
+        name: describe(network, rows, count, chunk, f"{kind} features of {name}")
         for name, rows in sets.items()
     }
     features = {name: rows.features for name, rows in described.items()}
@@ -181,7 +181,7 @@ def evaluate(
     )
 
 
-def _describe(network: Network, images: Images, count: int, chunk: int, title: str) -> Described:
+def describe(network: Network, images: Images, count: int, chunk: int, title: str) -> Described:
     """Describe `count` images, with at most `chunk` images in memory."""
     features, sharpness = [], []
     for start in range(0, count, chunk):

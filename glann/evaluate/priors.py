@@ -2,7 +2,8 @@
 
 - ``gaussian`` and ``mixture``: one Gaussian or several, with full covariances;
 - ``flow``: a neural spline flow (arXiv:1906.04032), from zuko;
-- ``iresnet``: an invertible residual network (arXiv:1811.00995), from normflows.
+- ``iresnet``: an invertible residual network (arXiv:1811.00995), from normflows;
+- ``flow_matching``: a velocity field from noise to latents (arXiv:2210.02747).
 """
 
 import math
@@ -17,19 +18,21 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from glann.errors import GlannError
+from glann.evaluate.flow_matching import Velocity, carried, mismatch
 from glann.evaluate.settings import Evaluate
 from glann.runtime.compute import Execution
 from glann.runtime.progress import progress
 from glann.runtime.randomness import stream, stream_seed
 
 FITTED_ROWS = 10_000  # most latents to which priors are fitted
-WIDTH = 256  # hidden units of both flows
+WIDTH = 256  # hidden units of all flows
 TRANSFORMS, BLOCKS = 3, 8  # of the spline flow and the i-ResNet
 LIPSCHITZ, POWERS = 0.97, 8  # of the layers of an i-ResNet; terms of its log-determinant (eq. 4)
 STEPS, BATCH, LR = 2000, 256, 2e-3
 LOOK, WAIT = 50, 6  # steps between checks on unseen latents; checks without improvement until it stops
 # Relative to the latents' spread: on a sphere latents have no density, and a flow would never converge.
 NOISE = 0.1
+LOOKS = 16  # at the unseen latents in each check of flow matching, whose loss is noisy
 
 
 def draw_prior(
@@ -88,7 +91,7 @@ def _draw_spline_flow(fitted: Tensor, count: int) -> Tensor:
         raise _missing("flow", "zuko", error) from None
     dim = fitted.shape[1]
     flow = zuko.flows.NSF(dim, transforms=TRANSFORMS, hidden_features=[WIDTH] * 2).to(fitted.device)
-    _fit(flow, fitted, lambda rows: -flow().log_prob(rows).mean(), "flow")
+    _fit(flow, fitted, lambda rows: -flow().log_prob(_blurred(rows)).mean(), "flow")
     with torch.no_grad():
         return flow().sample((count,))
 
@@ -107,16 +110,32 @@ def _draw_iresnet(fitted: Tensor, count: int) -> Tensor:
     flow.to(fitted.device)
 
     def loss(rows: Tensor) -> Tensor:
+        blurred = _blurred(rows)
         normflows.utils.update_lipschitz(flow, 5)  # the weights have changed
-        return flow.forward_kld(rows)
+        return flow.forward_kld(blurred)
 
     _fit(flow, fitted, loss, "iresnet")
     with torch.no_grad():
         return flow.sample(count)[0]
 
 
-def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], title: str) -> None:
-    """Maximise the likelihood of nine tenths of the rows, and keep the weights that are best on the rest."""
+def _draw_flow_matching(fitted: Tensor, count: int) -> Tensor:
+    velocity = Velocity(fitted.shape[1], WIDTH).to(fitted.device)
+    _fit(velocity, fitted, lambda rows: mismatch(velocity, rows), "flow_matching", LOOKS)
+    return carried(velocity, torch.randn(count, velocity.dim, device=fitted.device))
+
+
+def _blurred(rows: Tensor) -> Tensor:
+    return rows + NOISE * torch.randn_like(rows)
+
+
+def _fit(
+    flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], title: str, looks: int = 1
+) -> None:
+    """Minimise the loss of nine tenths of the rows, and keep the weights that are best on the rest.
+
+    A check averages so many `looks` at the rest.
+    """
     if len(fitted) < 4:
         raise GlannError(f"evaluate.priors: {title} needs 4 or more latents; remove it from the list")
     unseen, seen = fitted.tensor_split([max(2, len(fitted) // 10)])
@@ -125,7 +144,7 @@ def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], t
     with progress(title, STEPS, "steps") as advance:
         for step in range(1, STEPS + 1):
             rows = seen[torch.randint(len(seen), (BATCH,), device=seen.device)]
-            loss = loss_of(rows + NOISE * torch.randn_like(rows))
+            loss = loss_of(rows)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
@@ -134,7 +153,7 @@ def _fit(flow: nn.Module, fitted: Tensor, loss_of: Callable[[Tensor], Tensor], t
             if step % LOOK and step < STEPS:
                 continue
             with torch.no_grad():
-                reached = float(loss_of(unseen + NOISE * torch.randn_like(unseen)))
+                reached = float(loss_of(unseen.repeat(looks, 1)))
             if reached < best:
                 best, best_step = reached, step
                 kept = {name: value.clone() for name, value in flow.state_dict().items()}
@@ -201,5 +220,6 @@ PRIORS = {
     ),
     "flow": Prior("GLO + flow", _flow("flow", _draw_spline_flow)),
     "iresnet": Prior("GLO + i-ResNet", _flow("iresnet", _draw_iresnet)),
+    "flow_matching": Prior("GLO + flow matching", _flow("flow_matching", _draw_flow_matching)),
 }
 """Names as in `evaluate.priors`."""

@@ -23,8 +23,10 @@ class Evaluate(Section):
     unless features is auto"""
     count: int = Field(5000, ge=2, le=LARGEST)
     """largest number of images per row of the table; each row is compared with the hold-out images"""
-    priors: list[Literal["gaussian", "mixture", "flow", "iresnet"]] = Field(["gaussian", "mixture"])
-    """other models of the latents to compare with: gaussian, mixture, flow (needs the package zuko) and
-    iresnet (needs normflows)"""
+    priors: list[Literal["gaussian", "mixture", "flow", "iresnet", "flow_matching"]] = Field(
+        ["gaussian", "mixture"]
+    )
+    """other models of the latents to compare with: gaussian, mixture, flow (needs the package zuko), iresnet
+    (needs normflows) and flow_matching"""
     mixture_components: int = Field(50, ge=1, le=LARGEST)
     """components of the Gaussian mixture"""

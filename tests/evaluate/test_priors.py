@@ -12,7 +12,7 @@ from glann.evaluate.settings import Evaluate
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import stream
 
-KINDS = ("gaussian", "mixture", "flow", "iresnet")
+KINDS = ("gaussian", "mixture", "flow", "iresnet", "flow_matching")
 
 
 def two_caps(n: int) -> Tensor:
