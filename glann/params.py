@@ -1,7 +1,7 @@
 """All of params.yaml: a frozen model per section, each key with its meaning, unit and bounds."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import (
     Field,
@@ -21,6 +21,8 @@ from glann.runtime.settings import Compute, Section
 from glann.runtime.validation import one_line
 from glann.runtime.yaml_file import read_yaml
 from glann.sample.settings import Sample
+
+Settings = TypeVar("Settings", bound=Section)
 
 
 class Params(Section):
@@ -52,7 +54,12 @@ class Params(Section):
 
 
 def load_params(path: str | Path = "params.yaml") -> Params:
-    """Read and check a params.yaml.
+    """Read and check a params.yaml; errors are those of `load_settings`."""
+    return load_settings(path, Params)
+
+
+def load_settings(path: str | Path, model: type[Settings]) -> Settings:
+    """Read and check a file of settings.
 
     Raises
     ------
@@ -62,10 +69,11 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     try:
         values = read_yaml(path)
     except FileNotFoundError:
-        raise GlannError(f"{path}: no such file; make one with: glann params > {path}") from None
+        asked = "" if model is Params else f" --{model.__name__.lower()}"
+        raise GlannError(f"{path}: no such file; make one with: glann params{asked} > {path}") from None
     if values is not None and not isinstance(values, dict):
-        raise GlannError(f"{path}: expected sections such as glo:, found a {type(values).__name__}")
+        raise GlannError(f"{path}: expected keys and values, found a {type(values).__name__}")
     try:
-        return Params.model_validate(values or {})
+        return model.model_validate(values or {})
     except ValidationError as error:
-        raise GlannError(f"{path}: {one_line(error, Params)}") from None
+        raise GlannError(f"{path}: {one_line(error, model)}") from None

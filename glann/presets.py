@@ -4,12 +4,12 @@ import io
 from typing import Any
 
 from pydantic import BaseModel
-from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from glann.errors import GlannError
 from glann.params import Params
 from glann.runtime.validation import did_you_mean, nearest
+from glann.runtime.yaml_file import yaml_editor
 
 SCHEMA_FILE = "docs/params.schema.json"
 
@@ -124,16 +124,18 @@ def preset(name: str) -> Params:
 
 def params_yaml(params: Params) -> str:
     """Return params as the text of a params.yaml, with a comment above each key."""
-    document = _commented(params, indent=0)
-    yaml = YAML()
-    yaml.width = 110
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    yaml.representer.add_representer(
-        type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null")
+    return (
+        f"# yaml-language-server: $schema={SCHEMA_FILE}\n"
+        '# "The paper" is GLANN (arXiv:1812.08985), "the GLO paper" is arXiv:1707.05776.\n'
+        f"{commented_yaml(params)}"
     )
+
+
+def commented_yaml(settings: BaseModel) -> str:
+    """Return settings as YAML, with a comment above each key."""
+    document = _commented(settings, indent=0)
+    yaml = yaml_editor()
     text = io.StringIO()
-    text.write(f"# yaml-language-server: $schema={SCHEMA_FILE}\n")
-    text.write('# "The paper" is GLANN (arXiv:1812.08985), "the GLO paper" is arXiv:1707.05776.\n')
     yaml.dump(document, text)
     return text.getvalue()
 

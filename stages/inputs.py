@@ -49,7 +49,7 @@ with stage("inputs") as this:
     changed: dict[str, Input] = {}
     suspect: list[Input] = []
     for name, found in inputs.items():
-        file = this.folder / f"{name}.json"
+        file = this.place.folder / f"{name}.json"
         noted = load_json(file) if file.is_file() else None
         as_recorded = all(at(before, key) == at(this.settings, key) for key in found.keys)
         if found.content is None and noted and as_recorded:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
-NO_TRAINING = ("cli", "editing", "export", "inputs", "page", "projection")
+NO_TRAINING = ("cli", "editing", "export", "inputs", "page", "peers", "projection")
 """Folders of this package that no training uses."""
 
 

@@ -16,7 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, E
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from glann.errors import GlannError
+from glann.errors import DivergedError, GlannError
 from glann.runtime.console import STDERR
 from glann.runtime.settings import Compute
 from glann.runtime.signals import Stopped, end_with_parent
@@ -80,7 +80,7 @@ def _start(processes: int) -> None:
             logs_specs=DefaultLogsSpecs(folder),
         )
         try:
-            elastic_launch(config, sys.executable)("-m", script.name)
+            elastic_launch(config, sys.executable)("-m", script.name, *sys.argv[1:])
         except ChildFailedError as error:
             raise GlannError(_reason(error.failures)) from None
         except SignalException:  # it was passed on to all processes, which have ended
@@ -99,6 +99,8 @@ def _reason(failures: dict[int, ProcessFailure]) -> str:
     }
     for said in recorded.values():
         kind, _, text = said["message"].partition(": ")
+        if kind == "DivergedError":
+            raise DivergedError(*text.split("; ", 1))
         if kind in ("GlannError", "Stopped"):
             return str(text)
     for rank, failure in failures.items():

@@ -72,3 +72,14 @@ def yaml_text(values: dict[str, Any]) -> str:
     text = io.StringIO()
     YAML().dump(values, text)
     return text.getvalue()
+
+
+def yaml_editor() -> YAML:
+    """Return a reader and writer of settings that keeps comments."""
+    yaml = YAML()
+    yaml.width = 110
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.representer.add_representer(
+        type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml

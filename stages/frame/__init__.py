@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from glann.runtime.code import AT_START  # noqa: F401 (must come first, before code can change)
@@ -11,20 +12,24 @@ from glann.runtime.reporting import one_line_errors
 from glann.runtime.signals import end_in_order
 
 if TYPE_CHECKING:
+    from stages.frame.dvc import Place
     from stages.frame.running import Stage
 
 
 @contextmanager
-def stage(name: str) -> Iterator["Stage"]:
-    """Run the work of a stage in this context.
+def stage(place: "str | Place") -> Iterator["Stage"]:
+    """Run the work of a stage in this context: one of dvc.yaml, by its name, or one at another place.
 
     Slow imports belong inside, so that signals and the end of DVC are noticed meanwhile.
     """
     with one_line_errors(), end_in_order():
+        from stages.frame.dvc import Place
         from stages.frame.running import Stage, in_words
 
-        with in_words(name):
-            running = Stage(name)
+        if isinstance(place, str):
+            place = Place(place, Path("data", place))
+        with in_words(place):
+            running = Stage(place)
             yield running
             STDOUT.flush()
             running.finish()

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,47 @@ from glann.errors import GlannError
 from glann.runtime.signals import Stopped
 from glann.runtime.yaml_file import read_yaml
 
+SETTINGS = "params.yaml"
 LOOK_EVERY = 0.5  # seconds between checks whether DVC is still running
 SECONDS_TO_STOP = 20  # for a last checkpoint after DVC has ended
 
 
-def waiting_process(stage: str) -> psutil.Process | None:
+@dataclass(frozen=True)
+class Place:
+    """A stage's place in its pipeline.
+
+    Attributes
+    ----------
+    stage
+        Its name in the pipeline's file; for one of a matrix, the name of the matrix.
+    folder
+        Where its results go.
+    package
+        The folder of glann that has its settings. "": the one with its name.
+    pipeline
+        The pipeline's file; its paths count from the folder of the project.
+    item
+        What distinguishes a stage of a matrix, by key.
+    """
+
+    stage: str
+    folder: Path
+    package: str = ""
+    pipeline: Path = Path("dvc.yaml")
+    item: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What this stage alone is called, in messages and in names of files."""
+        return "-".join(self.item.values()) or self.stage
+
+    @property
+    def lock(self) -> Path:
+        """The file in which DVC records the pipeline's runs."""
+        return self.pipeline.with_suffix(".lock")
+
+
+def waiting_process(place: Place) -> psutil.Process | None:
     """Return the DVC process that runs this stage, or None if the stage was started by hand.
 
     DVC holds a lock on the outputs of the stage that it runs. The parent process alone is not enough: the
@@ -36,26 +74,42 @@ def waiting_process(stage: str) -> psutil.Process | None:
     if "DVC_STAGE" not in os.environ:
         return None
     ancestors = psutil.Process().parents()
-    holders = _lock_holders(stage)
+    holders = _lock_holders(place.folder)
     for process in ancestors:
         if process.pid in holders:
             return process
     if holders or not ancestors:
-        raise Stopped(f"{stage}: DVC has ended; run: dvc repro")
+        raise Stopped(f"{place.name}: DVC has ended; run: dvc repro")
     return ancestors[0]
 
 
-def noted_by_dvc(stage: str) -> tuple[list[str], list[str]]:
-    """Return what DVC records of a stage: keys of params.yaml, joined by dots, and files and folders."""
-    pipeline = (read_yaml("dvc.yaml") if Path("dvc.yaml").is_file() else None) or {}
-    entry = (pipeline.get("stages") or {}).get(stage) or {}
-    settings: list[str] = []
-    for given in entry.get("params", ["seed", stage]):
+def noted_by_dvc(place: Place) -> tuple[dict[str, list[str]], list[str]]:
+    """Return what DVC records of a stage.
+
+    Returns
+    -------
+    settings
+        By the file that has them, keys joined by dots.
+    deps
+        Files and folders.
+    """
+    pipeline = (read_yaml(place.pipeline) if place.pipeline.is_file() else None) or {}
+    entry = (pipeline.get("stages") or {}).get(place.stage) or {}
+    settings: dict[str, list[str]] = {}
+    for given in entry.get("params", ["seed", place.stage]):
         # "key.path", or a file with a list of keys
-        files = given if isinstance(given, dict) else {"params.yaml": [given]}
-        settings += files.get("params.yaml") or []
+        files = given if isinstance(given, dict) else {SETTINGS: [given]}
+        for name, keys in files.items():
+            settings.setdefault(name, []).extend(_filled(key, place) for key in keys or [])
     deps = [dep if isinstance(dep, str) else next(iter(dep)) for dep in entry.get("deps", [])]
-    return settings, deps
+    return settings, [_filled(dep, place) for dep in deps]
+
+
+def _filled(text: str, place: Place) -> str:
+    """Put the item of a matrix into a name, as DVC does."""
+    for key, value in place.item.items():
+        text = text.replace(f"${{item.{key}}}", value)
+    return text
 
 
 def recorded(stage: str) -> dict[str, Any]:
@@ -66,15 +120,15 @@ def recorded(stage: str) -> dict[str, Any]:
     return found
 
 
-def check_place(stage: str) -> None:
+def check_place(place: Place) -> None:
     """Refuse, before the work begins, a folder from which DVC would not accept outputs.
 
     Raises
     ------
     GlannError
-        If ``data/<stage>``, or data itself, is a link.
+        If the folder of its results, or one above it, is a link.
     """
-    folder = Path("data", stage)
+    folder = place.folder
     if "DVC_STAGE" in os.environ and (found := folder.resolve()) != folder.absolute():
         raise GlannError(
             f"{folder} is linked to {found}, and DVC accepts no outputs through a link; make it a folder; to "
@@ -82,13 +136,13 @@ def check_place(stage: str) -> None:
         )
 
 
-def _lock_holders(stage: str) -> set[int]:
-    """Return the processes that hold DVC's lock on the outputs of a stage."""
-    outputs = str(Path("data", stage).absolute()) + os.sep
+def _lock_holders(folder: Path) -> set[int]:
+    """Return the processes that hold DVC's lock on a stage's outputs: its folder, or files in it."""
+    own = str(folder.absolute())
     for _ in range(10):  # DVC writes the file in place, so it may be incomplete
         try:
             locked = json.loads(Path(".dvc/tmp/rwlock").read_text(encoding="utf-8"))["write"]
-            return {int(locked[path]["pid"]) for path in locked if path.startswith(outputs)}
+            return {int(locked[path]["pid"]) for path in locked if f"{path}{os.sep}".startswith(own + os.sep)}
         except (ValueError, KeyError, TypeError, AttributeError):
             time.sleep(0.05)
         except OSError:
@@ -136,8 +190,9 @@ def healing(path: Path) -> str:
     DVC trusts the files in its cache: a file that is damaged there is restored again and again, even after a
     forced run of the stage.
     """
-    lock = (read_yaml("dvc.lock") if Path("dvc.lock").is_file() else None) or {}
-    outs = [out for entry in (lock.get("stages") or {}).values() for out in entry.get("outs", [])]
+    locks = [read_yaml(lock) or {} for lock in (Path("dvc.lock"), Path("peers/dvc.lock")) if lock.is_file()]
+    stages = [entry for lock in locks for entry in (lock.get("stages") or {}).values()]
+    outs = [out for entry in stages for out in entry.get("outs", [])]
     recorded = next((out["md5"] for out in outs if out["path"] == path.as_posix()), None)
     if recorded is None:
         return ""

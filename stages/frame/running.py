@@ -22,6 +22,8 @@ from glann.runtime.signals import Stopped
 from glann.runtime.tensorboard import check_tensorboard
 from glann.runtime.yaml_file import read_yaml
 from stages.frame.dvc import (
+    SETTINGS,
+    Place,
     check_place,
     end_without,
     healing,
@@ -39,21 +41,24 @@ CODE = AT_START | digests(Path(__file__).parent.parent)
 
 
 @contextmanager
-def in_words(name: str) -> Iterator[None]:
+def in_words(place: Place) -> Iterator[None]:
     """Turn errors that users can do something about into a `GlannError` with advice."""
     try:
         yield
     except DamagedFileError as error:
         raise GlannError(f"{error}{healing(error.path)}") from None
     except Exception as error:
-        if isinstance(error, GlannError) or (text := in_one_line(error, _less_memory(name))) is None:
+        if (
+            isinstance(error, GlannError)
+            or (text := in_one_line(error, _less_memory(place.package or place.stage))) is None
+        ):
             raise
         raise GlannError(text) from error
 
 
-def _less_memory(name: str) -> str:
+def _less_memory(package: str) -> str:
     try:
-        return str(import_module(f"glann.{name}.settings").LESS_MEMORY)
+        return str(import_module(f"glann.{package}.settings").LESS_MEMORY)
     except (ImportError, AttributeError):  # must not hide the error that is being reported
         return LESS_MEMORY
 
@@ -64,13 +69,13 @@ class Stage:
     Attributes
     ----------
     name
-        Its name, as in dvc.yaml.
+        Its name.
     params
         All of params.yaml; paths also work in the temporary workspace of an experiment.
     settings
         params.yaml as it is written, nested dictionaries.
-    folder
-        Where its results go: ``data/<stage>``.
+    place
+        Its pipeline, and the folder where its results go.
     project
         The folder of the project, which outlives temporary workspaces.
     checkpoints
@@ -82,28 +87,27 @@ class Stage:
         The folder for TensorBoard's files of this run; None: none.
     """
 
-    def __init__(self, name: str):
-        self.name = name
-        self._dvc = waiting_process(name)
+    def __init__(self, place: Place):
+        self.place, self.name = place, place.name
+        self._dvc = waiting_process(place)
         if self._dvc and "LOCAL_RANK" not in os.environ:  # the stage itself ends the processes it starts
             end_without(self._dvc)
-        check_place(name)
-        self._settings, self._deps = noted_by_dvc(name)
+        check_place(place)
+        self._settings, self._deps = noted_by_dvc(place)
         self._code = _noted_code(self._deps)
         self._before = self._noted()
-        self.folder = Path("data") / name
         self.project = project_folder()
         self.settings = read_yaml("params.yaml") or {}
         self.params = _located(load_params(), self.project)
         self.checkpoints = self.project / ".checkpoints"
         where = "" if self.project == Path.cwd() else f"-{Path.cwd().name}"
-        self.page = self.project / f"watch/{name}{where}.html"
+        self.page = self.project / f"watch/{self.name}{where}.html"
         self.events = None
         if self.params.compute.tensorboard:
             at_start = time.strftime("%Y%m%d-%H%M%S")
             folder = self.project / self.params.compute.tensorboard
             check_tensorboard(folder)
-            self.events = folder / f"{name}{where}-{at_start}"
+            self.events = folder / f"{self.name}{where}-{at_start}"
 
     def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
         """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].
@@ -134,11 +138,11 @@ class Stage:
         from glann.runtime.signals import stop_signals
 
         with stop_signals():
-            launch(in_words(self.name)(work), self.params.compute)
+            launch(in_words(self.place)(work), self.params.compute)
 
     @contextmanager
     def outputs(self) -> Iterator[Path]:
-        """Yield a folder for the results. At the end, all of them move to ``data/<stage>``, or none.
+        """Yield a folder for the results. At the end, all of them move to the stage's folder, or none.
 
         Raises
         ------
@@ -149,7 +153,7 @@ class Stage:
         """
         from glann.runtime.files import all_or_none
 
-        with all_or_none(self.folder, self._check) as folder:
+        with all_or_none(self.place.folder, self._check) as folder:
             yield folder
 
     def finish(self) -> None:
@@ -165,9 +169,13 @@ class Stage:
         try:
             self._check()
         except GlannError:
-            for path in self.folder.glob("[!.]*"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.clear()
             raise
+
+    def clear(self) -> None:
+        """Delete the results. DVC does so before each run."""
+        for path in self.place.folder.glob("[!.]*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _check(self) -> None:
         if self._dvc and not is_there(self._dvc):
@@ -182,8 +190,10 @@ class Stage:
 
     def _noted(self) -> dict[str, Any]:
         """Return what DVC records besides code: settings, and size and time of each input."""
-        values = read_yaml("params.yaml")
-        settings = {key: at(values, key) for key in self._settings}
+        settings: dict[str, Any] = {}
+        for file, keys in self._settings.items():
+            values, prefix = read_yaml(file), "" if file == SETTINGS else f"{file}: "
+            settings |= {f"{prefix}{key}": at(values, key) for key in keys}
         inputs = [Path(dep) for dep in self._deps if dep.startswith("data/")]
         found = {str(path): path.stat() for path in inputs if path.exists()}
         return settings | {name: (status.st_size, status.st_mtime_ns) for name, status in found.items()}

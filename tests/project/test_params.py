@@ -33,7 +33,7 @@ WRONG = {
     "missing pattern": ("glo: {parameter_groups: [{limit: 2.0}]}", "glo.parameter_groups.0.match: field"),
     "section that is a number": ("glo: 3", "glo: should be a valid dictionary"),
     "several mistakes": ("{seed: -1, imle: {lr: 0}}", "(and 1 more)"),
-    "no mapping": ("- seed", "expected sections such as glo:, found a list"),
+    "no mapping": ("- seed", "expected keys and values, found a list"),
     "broken YAML": ("seed: [1", "line 1: not YAML"),
     "key twice": ("seed: 1\nseed: 2", "line 2: not YAML: found duplicate key"),
     "deep nesting": ("[" * 5000, "not YAML"),

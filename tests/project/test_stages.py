@@ -21,6 +21,7 @@ from tiny_pipeline import TINY, dvc, repro
 from benchmarks.clone import change, clone_to, output_digests
 from benchmarks.clone import dvc as start_dvc
 from glann.runtime.files import STAGES, all_or_none
+from stages.frame.dvc import Place
 from stages.frame.running import Stage, _differences
 
 LONG = {"glo": {"epochs": 100_000}, "imle": {"epochs": 100_000}, "sample": {"count": 300_000}}
@@ -391,9 +392,9 @@ def test_whatever_way_dvc_yaml_names_settings_they_are_compared(
     try:
         with Path("dvc.yaml").open("w") as file:
             YAML(typ="safe").dump(pipeline, file)
-        noted = Stage("imle")._noted()
+        noted = Stage(Place("imle", Path("data/imle")))._noted()
         change(project, {"imle": {"epochs": 9}})
-        assert _differences(noted, Stage("imle")._noted()) == ["imle.epochs"]
+        assert _differences(noted, Stage(Place("imle", Path("data/imle")))._noted()) == ["imle.epochs"]
         assert "data/prepare/images.npy" in noted
     finally:
         Path("dvc.yaml").write_text(before)
