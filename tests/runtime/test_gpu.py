@@ -73,11 +73,13 @@ def test_glo_learns_on_a_gpu_what_it_learns_on_a_cpu(
 def test_imle_learns_on_a_gpu_what_it_learns_on_a_cpu(recordings: list[object], cpu: Execution):
     mlp = Mapping(kind="mlp", width=16, depth=2)
     for changes in ({}, {"index": "IVF4,Flat;nprobe=4"}, {"residuals": 0.5}, {"mapping": mlp}):
-        config = SMALL.model_copy(update={"epochs": 10, **changes})
-        ends = [fit_imle(clusters(), config, 0, on).history[-1] for on in (on_gpu(), on_gpu(False), cpu)]
-        for key in ("loss", "nearest"):
-            assert ends[0][key] == pytest.approx(ends[2][key], rel=0.2)  # a search decides by rounding, too
-            assert ends[1][key] == pytest.approx(ends[2][key], rel=0.2)
+        # From the third epoch on, a search decides otherwise if latents differ by a millionth.
+        config = SMALL.model_copy(update={"epochs": 2, **changes})
+        runs = [fit_imle(clusters(), config, 0, on).history for on in (on_gpu(), on_gpu(False), cpu)]
+        for epochs in zip(*runs, strict=True):
+            for key in ("loss", "nearest"):
+                found = [epoch[key] for epoch in epochs]
+                assert found[:2] == pytest.approx([found[2]] * 2, rel=ROUNDING)
     assert recordings
 
 
@@ -102,7 +104,9 @@ def test_samples_of_a_gpu_look_like_those_of_a_cpu(cpu: Execution):
 
 
 def test_a_run_on_a_gpu_that_is_killed_goes_on(shapes: np.ndarray, tmp_path: Path):
-    changes = {"compute": {"device": "cuda"}, "glo": {"epochs": 300}}
+    # The default decoder does not learn such simple images for long.
+    glo = {"epochs": 300, "decoder": {"kind": "infogan", "width": 8}}
+    changes = {"compute": {"device": "cuda"}, "glo": glo}
     folder = project(tmp_path / "killed", shapes, changes, checkpoint_minutes=0)
     process = start(folder, "stages.glo")
     wait_for(lambda: any((folder / ".checkpoints").glob("glo-*")))
