@@ -89,6 +89,12 @@ def estimate(params: Params) -> dict[str, Need]:
     return needs
 
 
+def training_seconds(params: Params, n: int) -> float:
+    """Return the time that GLO and IMLE take together with `n` training images, from a few timed steps."""
+    run = _Run(params, n // (2 if params.prepare.mirror else 1) + params.prepare.holdout)
+    return run.glo().seconds + run.imle().seconds
+
+
 class _Run:
     """A run of which a few steps are timed: a method per stage."""
 

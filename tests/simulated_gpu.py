@@ -329,11 +329,43 @@ class Stream:
         """Do nothing."""
 
 
-def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
+def backward(
+    loss: Tensor,
+    gradient: Tensor | None = None,
+    *,
+    inputs: list[Tensor] | None = None,
+) -> None:
     """Backpropagate as ``Tensor.backward`` does. Torch's own engine asks the GPU's driver."""
-    assert loss.grad_fn is not None
+    wanted = None if inputs is None else {id(leaf) for leaf in inputs}
+    for leaf, found in _gradients(loss, gradient):
+        if wanted is None or id(leaf) in wanted:
+            _accumulate(leaf, found)
+
+    for module in DATA_PARALLEL:
+        for parameter in module.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
+
+
+def grad(
+    output: Tensor, leaf: Tensor, *, retain_graph: bool | None = None, create_graph: bool = False
+) -> tuple[Tensor]:
+    """Return the gradient of an output with respect to a leaf, as ``torch.autograd.grad`` does.
+
+    Graphs are always retained here.
+    """
+    found = [gradient for other, gradient in _gradients(output, None, create_graph) if other is leaf]
+    assert len(found) == 1 and found[0] is not None
+    return (found[0],)
+
+
+def _gradients(
+    output: Tensor, gradient: Tensor | None, create_graph: bool = False
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Return all leaves of an output with their gradients; with `create_graph`, these have graphs too."""
+    assert output.grad_fn is not None
     uses: Counter[Any] = Counter()
-    seen, stack = {loss.grad_fn}, [loss.grad_fn]
+    seen, stack = {output.grad_fn}, [output.grad_fn]
     while stack:
         for following, _ in stack.pop().next_functions:
             if following is not None:
@@ -341,15 +373,17 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
                 if following not in seen:
                     seen.add(following)
                     stack.append(following)
-    waiting: dict[Any, list[Tensor | None]] = {loss.grad_fn: [gradient or torch.ones_like(loss)]}
-    ready = [loss.grad_fn]
-    with torch.no_grad():
+    first = torch.ones_like(output) if gradient is None else gradient
+    waiting: dict[Any, list[Tensor | None]] = {output.grad_fn: [first]}
+    ready = [output.grad_fn]
+    leaves: list[tuple[Tensor, Tensor | None]] = []
+    with torch.set_grad_enabled(create_graph):
         while ready:
             node = max(ready, key=lambda node: node._sequence_nr())  # sums round as in torch's engine
             ready.remove(node)
             gradients = waiting.pop(node)
             if hasattr(node, "variable"):
-                _accumulate(node.variable, gradients[0])
+                leaves.append((node.variable, gradients[0]))
                 continue
             call = node if not hasattr(node, "apply") else node.apply
             found = call(*gradients)
@@ -365,19 +399,7 @@ def backward(loss: Tensor, gradient: Tensor | None = None) -> None:
                 uses[following] -= 1
                 if not uses[following]:
                     ready.append(following)
-
-    for module in DATA_PARALLEL:
-        for parameter in module.parameters():
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= dist.get_world_size()
-
-
-def grad(output: Tensor, leaf: Tensor) -> tuple[Tensor]:
-    """Return the gradient of an output with respect to a leaf, as ``torch.autograd.grad`` does."""
-    leaf.grad = None
-    backward(output)
-    assert leaf.grad is not None
-    return (leaf.grad,)
+    return leaves
 
 
 def _init_process_group(backend: str) -> None:
@@ -401,6 +423,7 @@ def everywhere() -> None:
 def _accumulate(leaf: Tensor, gradient: Tensor | None) -> None:
     if gradient is None:
         return
+    gradient = gradient.detach()
     if gradient.stride() != leaf.stride():
         gradient = torch.empty_like(leaf).copy_(gradient)
     leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient

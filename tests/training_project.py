@@ -42,11 +42,13 @@ def project(folder: Path, shapes: np.ndarray, changes: dict | None = None, **com
         folder / "data/prepare/dataset.json",
         {"fit": "crop", "background": [255, 255, 255], "sha256": {"images.npy": digest_of_rows(images)}},
     )
+    save_json(folder / "data/inputs/glo_weights.json", {})
     return folder
 
 
 def start(folder: Path, *command: str, path: str = str(ROOT)) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": path}
+    found = os.environ.get("PYTHONPATH")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (path, found)))}
     return subprocess.Popen(
         [sys.executable, "-m", *command], cwd=folder, env=environment, stderr=subprocess.PIPE, text=True
     )

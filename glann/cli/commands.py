@@ -1,6 +1,6 @@
 """All commands together."""
 
-from glann.cli import formats, latents, photographs, pipeline, sampling
+from glann.cli import formats, latents, peers, photographs, pipeline, sampling
 from glann.cli.app import run
 
-__all__ = ["formats", "latents", "photographs", "pipeline", "run", "sampling"]
+__all__ = ["formats", "latents", "peers", "photographs", "pipeline", "run", "sampling"]

@@ -9,7 +9,8 @@ import typer
 
 from glann.cli.app import app, as_path, path_option, write
 from glann.params import Params, load_params
-from glann.presets import PRESETS, params_yaml, preset
+from glann.peers.settings import Peers
+from glann.presets import PRESETS, commented_yaml, params_yaml, preset
 from glann.runtime.tensorboard import check_tensorboard
 
 
@@ -17,6 +18,7 @@ from glann.runtime.tensorboard import check_tensorboard
 def params(
     name: Annotated[str, typer.Option("--preset", help=f"one of {', '.join(PRESETS)}")] = "avatars",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of the settings")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="print the default peers/params.yaml")] = False,
     check: Annotated[
         Path | None,
         path_option(help="check this params.yaml instead, and the pictures and weights it names"),
@@ -38,6 +40,8 @@ def params(
         preflight.check_evaluation_weights(settings)
     elif schema:
         write(json.dumps(Params.model_json_schema(), indent=2) + "\n")
+    elif peers:
+        write(commented_yaml(Peers()))
     else:
         write(params_yaml(preset(name)))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import GLANN, fails_in_one_line, glann
 from conftest import ROOT
 from PIL import Image
 from preparing import fill
@@ -25,26 +26,6 @@ from glann.runtime.randomness import stream
 from glann.runtime.settings import Compute
 from glann.sample.generator import Generator
 from glann.training.checkpoints import Checkpoints
-
-GLANN = Path(sys.executable).with_name("glann")
-
-
-def glann(*arguments: object, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [GLANN, *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def fails_in_one_line(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode != 0 and "Traceback" not in result.stderr and result.stdout == ""
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def save_generator(path: Path) -> None:

@@ -9,16 +9,18 @@ from conftest import ROOT
 from ruamel.yaml import YAML
 
 from glann.params import Params
-from glann.presets import params_yaml, preset
+from glann.peers.settings import Peers
+from glann.presets import commented_yaml, params_yaml, preset
 from glann.runtime.files import STAGES
 
 DVC = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+PEERS = YAML(typ="safe").load((ROOT / "peers/dvc.yaml").read_text())
 GRAPH = grimp.build_graph("glann")
 ONLY_CHECKS = "glann.params"  # refuses wrong settings; a stage's own section comes from its own package
 
 
-def deps_of(stage: str) -> list[str]:
-    return [dep for dep in DVC["stages"][stage]["deps"] if dep.startswith("glann/")]
+def deps_of(stage: str, pipeline: dict = DVC) -> list[str]:
+    return [dep for dep in pipeline["stages"][stage]["deps"] if dep.startswith("glann/")]
 
 
 def path_of(module: str) -> str:
@@ -26,7 +28,7 @@ def path_of(module: str) -> str:
     return f"{path}/__init__.py" if (ROOT / path).is_dir() else f"{path}.py"
 
 
-def modules_reached(stage: str) -> set[str]:
+def modules_reached(stage: str, package: str = "") -> set[str]:
     """The files of all modules that a stage's script and frame import, directly or not."""
     scripts = [ROOT / "stages" / f"{stage}.py", *(ROOT / "stages/frame").glob("*.py")]
     found = {
@@ -35,7 +37,7 @@ def modules_reached(stage: str) -> set[str]:
         for node in ast.walk(ast.parse(script.read_text()))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("glann")
     }
-    found.add(f"glann.{stage}.settings")  # by its name, for what to advise if memory runs out
+    found.add(f"glann.{package or stage}.settings")  # by its name, for what to advise if memory runs out
     todo, reached = [*found - {ONLY_CHECKS}], set()
     while todo:
         module = todo.pop()
@@ -58,6 +60,24 @@ def test_a_stage_depends_on_all_modules_that_it_reaches_and_lists_nothing_else(s
     own = {str(path.relative_to(ROOT)) for path in (ROOT / "glann" / stage).glob("*.py")}
     listed = {path for path in own if any(lies_below(path, dep) for dep in deps)}
     assert own == listed and own - {f"glann/{stage}/__init__.py"} <= reached
+
+
+@pytest.mark.parametrize("stage", PEERS["stages"])
+def test_a_stage_of_the_rivals_depends_on_all_modules_that_it_reaches_and_lists_nothing_else(stage: str):
+    reached, deps = modules_reached(f"peers/{stage}", "peers"), deps_of(stage, PEERS)
+    assert len(reached) > 10
+    assert not [path for path in reached if not any(lies_below(path, dep) for dep in deps)]
+    assert not [dep for dep in deps if not any(lies_below(path, dep) for path in reached)]
+    assert f"stages/peers/{stage}.py" in PEERS["stages"][stage]["deps"]
+
+
+def test_no_stage_of_the_main_pipeline_reaches_the_rivals():
+    for stage in STAGES:
+        assert not [path for path in modules_reached(stage) if lies_below(path, "glann/peers")]
+
+
+def test_the_settings_of_the_rivals_are_the_defaults():
+    assert (ROOT / "peers/params.yaml").read_text() == commented_yaml(Peers())
 
 
 def test_no_stage_depends_on_the_package_of_a_later_one():

@@ -1,0 +1,55 @@
+"""The command around the pipeline of rivals."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from glann.cli.app import app, write
+from glann.errors import GlannError
+from glann.params import load_params, load_settings
+from glann.peers.settings import Peers
+from glann.runtime.files import check_file, replacing
+from glann.runtime.yaml_file import yaml_editor
+
+FILE = Path("peers/params.yaml")
+
+
+@app.command()
+def peers(
+    seconds: Annotated[
+        float | None,
+        typer.Argument(help="time of each training; default: what glo and imle are estimated to take"),
+    ] = None,
+) -> None:
+    """Time each rival for some seconds, and write into peers/params.yaml how many images fit the time."""
+    if seconds is not None and not 0 < seconds < 1e9:
+        raise GlannError(f"{seconds:g} seconds: give a time above 0")
+    settings, params = load_settings(FILE, Peers), load_params()
+    check_file("data/prepare/images.npy")
+
+    from glann.estimate import training_seconds  # noqa: PLC0415
+    from glann.networks.decoders.network import DecoderArchitecture  # noqa: PLC0415
+    from glann.peers.pace import images_in  # noqa: PLC0415
+    from glann.runtime.compute import execution  # noqa: PLC0415
+    from glann.runtime.npy import load_npy  # noqa: PLC0415
+
+    images = load_npy("data/prepare/images.npy", mmap=True)
+    on = execution(params.compute)
+    seconds = float(f"{seconds or training_seconds(params, len(images)):.3g}")
+    architecture = DecoderArchitecture(
+        config=params.glo.decoder,
+        latent_dim=params.glo.latent_dim,
+        size=images.shape[1],
+        channels=images.shape[3],
+    )
+    yaml = yaml_editor()
+    document = yaml.load(FILE.read_text(encoding="utf-8"))
+    document["seconds"] = seconds
+    for name in settings.models:
+        config = getattr(settings, name)
+        count = images_in(seconds, name, images, config, architecture, params.glo.loss, on)
+        document.setdefault(name, {})["images"] = count
+        write(f"{name}: {count:,} images in {seconds:g} s\n")
+    with replacing(FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml.dump(document, file)

@@ -1,0 +1,150 @@
+"""Reporting a comparison: metrics.json, plots/, and a table at the terminal."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from glann.evaluate.comparison import COLUMNS
+from glann.images.curves import save_curves
+from glann.images.png import save_labelled_rows
+from glann.peers.comparison import Comparison
+from glann.runtime.console import STDOUT
+from glann.runtime.files import save_json
+
+IN_A_ROW = 12  # images in pictures
+WIDTH = 150  # letters of the table, where there is no terminal
+LABELS = {
+    "train": "training images",
+    "glann": "GLANN",
+    "vae": "VAE",
+    "gan": "GAN",
+    "wgan_gp": "WGAN-GP",
+    "ogan": "O-GAN",
+    "energy": "energy",
+    "energy_refined": "energy, refined",
+    "holdout": "hold-out images",
+    "nearest": "nearest training image",
+    "glann_distance": "GLANN, by what projection misses",
+}
+
+
+def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folder: Path) -> None:
+    """Write metrics.json and plots/.
+
+    Parameters
+    ----------
+    comparison
+        The results.
+    holdout
+        The hold-out images, uint8 [m, h, w, c]; the first ones are shown.
+    folder
+        An existing folder.
+    """
+    save_json(folder / "metrics.json", metrics(comparison))
+    plots, samples = folder / "plots", comparison.samples
+    models = {name: rows for name, rows in samples.items() if name != "energy_refined"}
+    _save_rows(plots / "grids.png", {"holdout": np.asarray(holdout[: comparison.count])} | models)
+    _save_rows(plots / "reconstructions.png", comparison.reconstructed, most=IN_A_ROW)
+    if "energy" in samples:
+        before, after = samples["energy"], samples["energy_refined"]
+        save_labelled_rows(
+            plots / "refined.png",
+            [
+                (LABELS[name], images[start : start + IN_A_ROW])
+                for start in range(0, len(before), IN_A_ROW)
+                for name, images in (("energy", before), ("energy_refined", after))
+            ],
+        )
+    points = [
+        {"images": LABELS[model], "fraction": at, "frechet": distance}
+        for model, curve in comparison.curves.items()
+        for at, distance in curve
+    ]
+    save_json(plots / "frechet.json", points)
+    lines = {
+        LABELS[model]: ([at for at, _ in curve], [distance for _, distance in curve])
+        for model, curve in comparison.curves.items()
+    }
+    save_curves(plots / "frechet.png", lines, "fraction of the training", "Fréchet distance")
+
+
+def metrics(comparison: Comparison) -> dict[str, Any]:
+    """Return what metrics.json has of a comparison.
+
+    Rows of models also say how many trainings there were (``runs``), how many of them ``failed``, how many
+    ``images`` a training has seen, and how far the Fréchet distances of two or more lie apart (``spread``).
+    """
+    found: dict[str, Any] = {
+        "features": comparison.features,
+        "count": comparison.count,
+        "reference_count": comparison.reference_count,
+        **{name: {**row} for name, row in comparison.table.items()},
+    }
+    for name in dict.fromkeys(run.model for run in comparison.runs):
+        found[name] = found.get(name, {}) | _trainings(comparison, name)
+    if comparison.acceptance is not None:
+        found["energy_refined"]["acceptance"] = comparison.acceptance
+    return found | {"reconstructions": comparison.reconstructions, "foreign": comparison.foreign}
+
+
+def _trainings(comparison: Comparison, name: str) -> dict[str, Any]:
+    runs = [run for run in comparison.runs if run.model == name]
+    seen = [run.images for run in runs if run.images is not None]
+    told: dict[str, Any] = {"runs": len(runs), "failed": sum(run.failed is not None for run in runs)}
+    if seen:
+        told["images"] = round(sum(seen) / len(seen))
+    if name in comparison.spread:
+        told["spread"] = comparison.spread[name]["frechet"]
+    return told
+
+
+def print_peers(comparison: Comparison) -> None:
+    """Print the tables on stdout, and why trainings failed."""
+    console = Console(file=STDOUT)  # type: ignore[arg-type]
+    if not console.is_terminal:
+        console = Console(file=STDOUT, width=WIDTH)  # type: ignore[arg-type]
+    found = metrics(comparison)
+    title = (
+        f"{comparison.count} images a row against {comparison.reference_count} hold-out images, "
+        f"{comparison.features} features"
+    )
+    headings = COLUMNS | {"images": "images seen", "failed": "failed runs", "spread": "Fréchet spread"}
+    rows = dict.fromkeys([*comparison.table, *(run.model for run in comparison.runs)])
+    console.print(_table(title, headings, {name: found[name] for name in rows}))
+    k = len(comparison.reconstructed["holdout"])
+    headings = {"pixels": "grey levels ↓", "features": "features ↓"}
+    console.print(_table(f"reconstructions of {k} hold-out images", headings, comparison.reconstructions))
+    headings = {"auc": "ROC AUC ↑", "holdout": "hold-out", "foreign": "foreign"}
+    console.print(_table("foreign images told from hold-out images", headings, comparison.foreign))
+    for run in comparison.runs:
+        if run.failed:
+            console.print(f"{LABELS[run.model]}, seed {run.seed}: failed: {run.failed}", markup=False)
+
+
+def _table(title: str, headings: Mapping[str, str], rows: Mapping[str, Mapping[str, float]]) -> Table:
+    picture = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 0, 0, 1))
+    picture.add_column("", no_wrap=True)
+    for heading in headings.values():
+        picture.add_column(heading, justify="right")
+    for name, row in rows.items():
+        picture.add_row(LABELS[name], *(_number(row[key]) if key in row else "" for key in headings))
+    return picture
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def _save_rows(path: Path, rows: Mapping[str, NDArray[np.uint8]], most: int = 2 * IN_A_ROW) -> None:
+    """Draw sets of images with their labels, at most `most` of each, `IN_A_ROW` in a row."""
+    drawn = []
+    for name, images in rows.items():
+        for start in range(0, min(len(images), most), IN_A_ROW):
+            drawn.append(("" if start else LABELS[name], images[start : start + IN_A_ROW]))
+    save_labelled_rows(path, drawn)

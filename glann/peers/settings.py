@@ -1,0 +1,119 @@
+"""The settings of the rivals: peers/params.yaml."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from glann.runtime.settings import LARGEST, PathText, Section
+from glann.training.settings import ParameterGroup, Rate
+
+LESS_MEMORY = "lower the peer's batch_size in peers/params.yaml, or glo.decoder.width"
+"""what to advise if memory runs out"""
+SNAPSHOTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""fractions of the training after which the decoder is kept"""
+Name = Literal["vae", "gan", "wgan_gp", "ogan", "energy"]
+
+
+class Peer(Section):
+    """What all rivals have in common."""
+
+    images: int = Field(1_000_000, ge=1, le=10**12)
+    """images seen in training, repeats counted; rounded to whole passes"""
+    batch_size: int = Field(64, ge=2, le=LARGEST)
+    """images per step"""
+    lr: Rate = 0.0005
+    """learning rate of all networks; parameter_groups can change it for one of them"""
+    schedule: Literal["cosine", "constant"] = "constant"
+    """learning rate over time: cosine (decays to 0) or constant"""
+    ema: float = Field(0.999, ge=0, lt=1)
+    """decay per step of the decoder's moving average, which becomes the result; 0: no averaging"""
+    parameter_groups: list[ParameterGroup] = Field([])
+    """settings per layer, as in glo; names begin with decoder, judge or statistics"""
+
+
+class Vae(Peer):
+    """Variational autoencoder (arXiv:1312.6114)."""
+
+    lr: Rate = 0.001
+    """learning rate of all networks; parameter_groups can change it for one of them"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """learning rate over time: cosine (decays to 0) or constant"""
+    parameter_groups: list[ParameterGroup] = Field([ParameterGroup(match="*", gradient="normalize")])
+    """settings per layer, as in glo; names begin with decoder or judge"""
+    beta: float | None = Field(None, ge=0, le=1000)
+    """weight of the KL divergence, per dimension of the latent, against glo.loss (arXiv:1804.03599); null: 10
+    if this is perceptual, otherwise 0.02"""
+
+
+class Gan(Peer):
+    """Generative adversarial network (arXiv:1406.2661): non-saturating loss, R1 (arXiv:1801.04406)."""
+
+    penalty: float = Field(1.0, ge=0, le=1e6)
+    """weight gamma of R1, half the squared gradient of the discriminator at training images"""
+    penalty_every: int = Field(4, ge=1, le=1000)
+    """steps from one penalty to the next, which then counts as often (arXiv:1912.04958)"""
+
+
+class WganGp(Peer):
+    """Wasserstein GAN with a gradient penalty (arXiv:1704.00028)."""
+
+    penalty: float = Field(10.0, ge=0, le=1e6)
+    """weight of the penalty"""
+    lr: Rate = 0.001
+    """learning rate of all networks; parameter_groups can change it for one of them"""
+    critic_steps: int = Field(2, ge=1, le=100)
+    """steps of the critic per step of the decoder, each with batch_size images (in the paper: 5)"""
+
+
+class Ogan(Peer):
+    """O-GAN (arXiv:1903.01931): the discriminator is also the encoder."""
+
+    correlation: float = Field(0.5, ge=0, le=1000)
+    """weight of the correlation of noise and code"""
+
+
+class Energy(Peer):
+    """Energy-based model whose generator has as much entropy as possible (arXiv:1901.08508)."""
+
+    penalty: float = Field(0.1, ge=0, le=1e6)
+    """weight of the squared gradient of the energy at training images"""
+    entropy: float = Field(0.1, ge=0, le=1e6)
+    """weight of the mutual information of noise and image, which bounds the entropy from below"""
+
+
+class Refine(Section):
+    """How samples are refined by their energy, with Langevin steps of their noise (arXiv:1901.08508)."""
+
+    steps: int = Field(20, ge=1, le=100_000)
+    """steps per sample"""
+    rate: float = Field(0.01, gt=0, le=10)
+    """size of a step"""
+
+
+class Peers(Section):
+    """All of peers/params.yaml."""
+
+    models: list[Name] = Field(["vae", "gan", "wgan_gp", "ogan", "energy"], min_length=1)
+    """rivals to train: vae, gan, wgan_gp, ogan, energy"""
+    seeds: list[int] = Field([0], min_length=1)
+    """a training of each rival per seed, with the seed instead of that in params.yaml"""
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """training time in which each rival sees its number of images; `glann peers` measures and writes both"""
+    foreign: PathText | None = None
+    """pictures that a model should find foreign, .npy, uint8 [n, h, w] or [n, h, w, c]; null: the held-out
+    images with inverted brightness"""
+    vae: Vae = Vae()
+    gan: Gan = Gan()
+    wgan_gp: WganGp = WganGp()
+    ogan: Ogan = Ogan()
+    energy: Energy = Energy()
+    refine: Refine = Refine()
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        for name in ("models", "seeds"):
+            if len({*(values := getattr(self, name))}) != len(values):
+                raise ValueError(f"{name}: each one once")
+        if not all(0 <= seed < 2**63 for seed in self.seeds):
+            raise ValueError("seeds: use numbers from 0 to 2**63 - 1")
+        return self

@@ -1,0 +1,254 @@
+"""Training a rival on images, with the decoder of GLANN."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
+
+from glann.errors import GlannError
+from glann.glo.settings import Loss
+from glann.images.tensors import thumbnails
+from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
+from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
+from glann.peers.energy import EnergyStep
+from glann.peers.gan import GanStep
+from glann.peers.judges import JudgeNetwork
+from glann.peers.ogan import OganStep
+from glann.peers.settings import SNAPSHOTS, Peer, WganGp
+from glann.peers.step import PeerStep
+from glann.peers.vae import VaeStep
+from glann.peers.wgan_gp import WganGpStep
+from glann.runtime.compute import Execution
+from glann.runtime.memory import activations, check_memory, weight_bytes
+from glann.runtime.processes import rank, ranks
+from glann.runtime.randomness import noise_rows
+from glann.training.batches import read_ahead
+from glann.training.checkpoints import Checkpoints
+from glann.training.course import Course
+from glann.training.replay import Replay
+from glann.training.shards import Shard
+from glann.training.state import Parts
+from glann.training.watch import SHOWN, Watch
+
+STEPS: Mapping[str, type[PeerStep]] = {
+    "vae": VaeStep,
+    "gan": GanStep,
+    "wgan_gp": WganGpStep,
+    "ogan": OganStep,
+    "energy": EnergyStep,
+}
+REMEDY = "lower {0}.lr, or clip gradients by {0}.parameter_groups, in peers/params.yaml"
+SETTLED_AFTER = 500  # steps, after which samples should differ
+LOOKED_AT, LOOKED_AT_SIZE = 64, 64  # samples whose variety is checked, and their size, px
+LEAST_VARIETY = 0.02  # as a fraction of the variety of the images
+ROWS_OF_NORM = 10_000  # most rows of noise with which batch-norm statistics are measured
+
+
+@dataclass
+class PeerResult:
+    """A trained rival.
+
+    Attributes
+    ----------
+    decoder
+        The moving average of the trained decoder, in evaluation mode.
+    judge
+        The trained discriminator or encoder, in evaluation mode.
+    snapshots
+        Earlier states of `decoder`, by the fraction of the training that was done.
+    history
+        Per epoch: its number, counted from 1, and the mean loss of the judge.
+    """
+
+    decoder: DecoderNetwork
+    judge: JudgeNetwork
+    snapshots: dict[float, DecoderNetwork]
+    history: list[dict[str, float]]
+
+
+def train_peer(
+    name: str,
+    images: NDArray[np.uint8],
+    config: Peer,
+    architecture: DecoderArchitecture,
+    loss: Loss,
+    seed: int,
+    execution: Execution,
+    checkpoints: Checkpoints | None = None,
+    watch: Watch | None = None,
+) -> PeerResult:
+    """Train a rival.
+
+    Parameters
+    ----------
+    name
+        Which one, a key of `STEPS`.
+    images
+        uint8 [n, h, h, c]; may be memory-mapped.
+    config
+        Its section of peers/params.yaml.
+    architecture
+        The decoder.
+    loss
+        The reconstruction loss, for a rival that has one.
+    seed
+        Seed of every random draw.
+    execution
+        Device and precision.
+    checkpoints
+        Where to resume from and save to. None: neither.
+    watch
+        Shows samples while the training runs. None: nothing does.
+
+    Raises
+    ------
+    DivergedError
+        If the loss is not finite, or all samples become one picture.
+    GlannError
+        If the images do not fit the decoder, or there is not enough memory.
+    """
+    n = len(images)
+    _check_images(images, architecture)
+    shard = Shard(n, images_at_once(config), rank(), ranks())
+    smallest = n // shard.steps  # batch
+    if isinstance(config, WganGp) and smallest < 2 * config.critic_steps * ranks():
+        raise GlannError(
+            f"wgan_gp.critic_steps: {config.critic_steps} steps need {2 * config.critic_steps * ranks()} "
+            f"images or more, there are {smallest} per batch; lower it"
+        )
+    _check_memory(name, architecture, config, execution)
+    own = images[shard.start : shard.stop]
+    step = rival(name, own, config, architecture, loss, shard, seed, execution)
+    take_step = Replay(step, step.optimizer, execution)
+    snapshots = nn.ModuleList(DecoderNetwork(architecture) for _ in SNAPSHOTS).to(execution.device)
+    parts: Parts = {
+        "networks": step.networks,
+        "average": step.average,
+        "optimizer": step.optimizer,
+        "snapshots": snapshots,
+    }
+    noise = noise_rows(0, SHOWN, architecture.latent_dim, seed, name, "watch").to(execution.device)
+    shown = [F.normalize(noise, dim=1)]
+    average = step.average.module
+    assert isinstance(average, DecoderNetwork)
+    epochs = max(1, round(config.images / n))
+    with Course(
+        name,
+        "images",
+        parts,
+        shard,
+        epochs,
+        config.schedule,
+        checkpoints,
+        REMEDY.format(name),
+        falls=name == "vae",
+    ) as course:
+        for _ in course.epochs():
+            for x in read_ahead(step.read, course.batches(seed), execution):
+                before = course.done
+                found = take_step(x, phase=step.phase(before))
+                step.average.n_averaged += 1
+                after = (course.steps_done + 1) / (epochs * shard.steps)
+                for fraction, kept in zip(SNAPSHOTS, snapshots, strict=True):
+                    if before < fraction <= after:
+                        kept.load_state_dict(average.state_dict())
+                course.step(found, len(x["rows"]))
+                if watch and watch.due():
+                    watch.look(average, shown, course.history, course.done, execution)
+            course.end_epoch()
+            if watch:
+                watch.note(course.history[-1])
+            if course.steps_done >= SETTLED_AFTER or course.done >= 1:
+                _check_variety(course, average, shown[0], images, execution)
+
+    kept_at = dict(zip(SNAPSHOTS, snapshots, strict=True))
+    for decoder in (average, *snapshots):
+        _recompute_batch_norm(decoder, seed, name, min(n, ROWS_OF_NORM), config.batch_size, execution)
+    if watch and watch.begun:
+        watch.look(average, shown, course.history, 1.0, execution)
+    judge = step.networks["judge"]
+    assert isinstance(judge, JudgeNetwork)
+    earlier = {at: decoder.eval() for at, decoder in kept_at.items() if isinstance(decoder, DecoderNetwork)}
+    return PeerResult(average.eval(), judge.eval(), earlier, course.history)
+
+
+def rival(
+    name: str,
+    images: NDArray[np.uint8],
+    config: Peer,
+    architecture: DecoderArchitecture,
+    loss: Loss,
+    shard: Shard,
+    seed: int,
+    execution: Execution,
+) -> PeerStep:
+    """Return the step of a rival's training, with new networks; for the parameters see `PeerStep`."""
+    return STEPS[name](name, images, architecture, config, loss, shard, seed, execution)
+
+
+def images_at_once(config: Peer) -> int:
+    """Return the number of images per step."""
+    return config.batch_size * (config.critic_steps if isinstance(config, WganGp) else 1)
+
+
+def identity(latent_dim: int) -> MappingNetwork:
+    """Return the mapping of a decoder that reads noise: onto the unit sphere, and nothing else."""
+    return MappingNetwork(
+        MappingArchitecture(config=None, noise_dim=latent_dim, latent_dim=latent_dim)
+    ).eval()
+
+
+def _check_images(images: NDArray[np.uint8], architecture: DecoderArchitecture) -> None:
+    wanted = (architecture.size, architecture.size, architecture.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < 2:
+        raise GlannError(
+            f"peers: needs two or more images as uint8 [n, {', '.join(map(str, wanted))}], found "
+            f"{images.dtype} {list(images.shape)}"
+        )
+
+
+def _check_memory(name: str, architecture: DecoderArchitecture, config: Peer, execution: Execution) -> None:
+    """Refuse a run that cannot fit: decoder, a judge as large, and what the step of both stores."""
+    batch = max(2, -(-config.batch_size // ranks()))
+    with torch.device("meta"):
+        decoder = DecoderNetwork(architecture)
+    drawn = activations(decoder, (batch, architecture.latent_dim), execution)
+    needed = 2 * weight_bytes(decoder) + 3 * drawn.stored + 2 * drawn.largest
+    knobs = f"{name}.batch_size ({config.batch_size}) in peers/params.yaml, or glo.decoder.width"
+    check_memory(name, needed, execution, f"{knobs} ({architecture.config.width})")
+
+
+@torch.no_grad()
+def _check_variety(
+    course: Course, decoder: nn.Module, noise: Tensor, images: NDArray[np.uint8], execution: Execution
+) -> None:
+    """Stop a run whose samples are all one picture: it would not recover."""
+    decoder.eval()
+    with execution.autocast():
+        drawn = torch.cat([decoder(rows).float() for rows in noise[:LOOKED_AT].split(4)])
+    decoder.train()
+    side = min(drawn.shape[-1], LOOKED_AT_SIZE)
+    found = F.adaptive_avg_pool2d(drawn, side).std(dim=0).mean().item()
+    wanted = thumbnails(images, side, np.arange(min(len(images), LOOKED_AT))).std(dim=0).mean().item()
+    if found < LEAST_VARIETY * wanted:
+        course.stop("all samples are one picture")
+
+
+@torch.no_grad()
+def _recompute_batch_norm(
+    decoder: nn.Module, seed: int, name: str, rows: int, batch: int, execution: Execution
+) -> None:
+    """Measure the batch-norm statistics again: those kept in training belong to other weights."""
+    architecture = decoder.architecture
+    assert isinstance(architecture, DecoderArchitecture)
+    noise = noise_rows(0, rows, architecture.latent_dim, seed, name, "batch_norm").to(execution.device)
+    edges = [*range(0, rows - 1, batch), rows]
+    with execution.autocast():
+        shares = (noise[a:b].tensor_split(ranks())[rank()] for a, b in pairwise(edges))  # of each batch
+        update_bn((F.normalize(share, dim=1) for share in shares), decoder)

@@ -1,0 +1,74 @@
+"""peers: GLANN with another seed, and after less time; the seed is the argument."""
+
+import sys
+from pathlib import Path
+
+from stages.frame import stage
+from stages.frame.dvc import Place
+
+seed = (*sys.argv[1:], "")[0]
+folder = Path("data/peers/trained", f"glann-{seed}")
+
+with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "glann", "seed": seed})) as this:
+    import torch
+
+    from glann.errors import DivergedError, GlannError
+    from glann.glo.train import train_glo
+    from glann.images.classes import load_classes, needed
+    from glann.imle.fit import fit_imle
+    from glann.networks.generator import load_generator, save_generator
+    from glann.params import load_settings
+    from glann.peers.settings import SNAPSHOTS, Peers
+    from glann.runtime.compute import execution
+    from glann.runtime.console import say
+    from glann.runtime.files import load_json, save_json
+    from glann.runtime.processes import rank
+    from glann.training.checkpoints import Checkpoints
+
+    if not seed.isdecimal():
+        raise GlannError("peers: name a seed, as in: 0")
+    params = this.params
+    # The model of the pipeline itself is one of them.
+    known = int(seed) == params.seed
+    first = seed == str(load_settings("peers/params.yaml", Peers).seeds[0])
+    fractions = [*(SNAPSHOTS if first else ()), *(() if known else (1.0,))]
+
+    def work() -> None:
+        """Train for each fraction of the epochs, and write the generators."""
+        images = this.prepared("images", check=rank() == 0)
+        on = execution(params.compute)
+        classes = None
+        if params.imle.conditional:
+            classes = needed(load_classes("data/prepare/classes.json"), params.prepare.source)
+        noted = [load_json(path) for path in sorted(Path("data/inputs").glob("*.json"))]
+        dataset = load_json("data/prepare/dataset.json")
+        found = {}
+        for at in fractions:
+            glo = params.glo.model_copy(update={"epochs": max(1, round(at * params.glo.epochs))})
+            imle = params.imle.model_copy(update={"epochs": max(1, round(at * params.imle.epochs))})
+            inputs = [glo.model_dump(), imle.model_dump(), seed, on.numerics, dataset, noted]
+            of_glo, of_imle = (
+                Checkpoints(this.checkpoints, f"glann_{name}", inputs, params.compute.checkpoint_minutes)
+                for name in ("glo", "imle")
+            )
+            trained = train_glo(images, glo, int(seed), on, of_glo)
+            labels = None if classes is None else torch.from_numpy(classes.images)
+            names = None if classes is None else classes.names
+            fitted = fit_imle(trained.latents, imle, int(seed), on, of_imle, labels=labels, class_names=names)
+            found[at] = fitted.mapping, trained.decoder
+        if known:
+            found[1.0] = load_generator("data/imle/generator.safetensors")
+        if rank() == 0:
+            with this.outputs() as made:
+                for at, networks in found.items():
+                    name = "generator" if at == 1 else f"snapshots/{at:g}"
+                    save_generator(made / f"{name}.safetensors", *networks)
+                save_json(made / "result.json", {"images": params.glo.epochs * len(images), "failed": None})
+
+    try:
+        this.launch(work)
+    except DivergedError as error:  # which is a result too, and the rivals should be compared
+        say(str(error))
+        this.clear()
+        with this.outputs() as made:
+            save_json(made / "result.json", {"images": None, "failed": error.what})

@@ -1,0 +1,88 @@
+"""How many images fit a time, and the command that writes it down."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import fails_in_one_line, glann
+from ruamel.yaml import YAML
+from small_peers import SMALL
+from training_project import project
+
+from glann.glo.settings import Loss
+from glann.networks.decoders.network import DecoderArchitecture
+from glann.networks.decoders.settings import Decoder
+from glann.params import load_settings
+from glann.peers.pace import images_in
+from glann.peers.settings import Peers, Vae
+from glann.presets import commented_yaml
+from glann.runtime.compute import Execution
+
+
+def test_more_images_fit_a_longer_time(shapes: np.ndarray, cpu: Execution):
+    architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=8, size=16, channels=3)
+    config = Vae.model_validate(SMALL["vae"])
+    few, many = (
+        images_in(seconds, "vae", shapes, config, architecture, Loss(kind="l1"), cpu) for seconds in (2, 200)
+    )
+    assert 20 < many / few < 500  # a hundred, but a step here takes a millisecond, and machines are busy
+    assert few >= len(shapes) and all(count % 10 ** (len(str(count)) - 3) == 0 for count in (few, many))
+
+
+def test_both_parts_of_a_perceptual_loss_count(
+    shapes: np.ndarray, cpu: Execution, random_vgg: str, capfd: pytest.CaptureFixture[str]
+):
+    """The coarse part of half the steps is faster, so more images fit than without it."""
+    images = np.repeat(np.repeat(shapes, 2, axis=1), 2, axis=2)
+    architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=8, size=32, channels=3)
+    config = Vae.model_validate(SMALL["vae"])
+    counts = [
+        images_in(
+            30,
+            "vae",
+            images,
+            config,
+            architecture,
+            Loss(kind="perceptual", levels=2, coarse=coarse, weights=random_vgg),
+            cpu,
+        )
+        for coarse in (0.0, 0.9)
+    ]
+    assert counts[1] > 1.2 * counts[0]
+    assert capfd.readouterr().err.count("glann: vae: ") == 2
+
+
+def test_the_command_writes_the_numbers_and_keeps_the_rest(shapes: np.ndarray, tmp_path: Path):
+    folder = project(tmp_path / "small", shapes)
+    file = folder / "peers/params.yaml"
+    file.parent.mkdir()
+    before = Peers(models=["gan", "vae"], seeds=[3, 4])
+    file.write_text(commented_yaml(before))
+    done = glann("peers", "3", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    after = load_settings(file, Peers)
+    told = {line.split(":")[0]: line for line in done.stdout.splitlines()}
+    assert told.keys() == {"gan", "vae"}
+    for name in before.models:
+        count = getattr(after, name).images
+        assert count != getattr(before, name).images and f"{count:,} images in 3 s" in told[name]
+        put_back = getattr(after, name).model_copy(update={"images": getattr(before, name).images})
+        assert put_back == getattr(before, name)
+    assert after.seconds == 3 and after.model_copy(update={"seconds": None}).energy == before.energy
+    comments = [line for line in commented_yaml(before).splitlines() if "#" in line]
+    assert comments == [line for line in file.read_text().splitlines() if "#" in line]
+    assert YAML(typ="safe").load(file.read_text())["foreign"] is None and "foreign: null" in file.read_text()
+
+
+def test_what_is_missing_or_wrong_is_one_line(shapes: np.ndarray, tmp_path: Path):
+    folder = project(tmp_path / "small", shapes)
+    assert "glann params --peers > peers/params.yaml" in fails_in_one_line(glann("peers", cwd=folder))
+    (folder / "peers").mkdir()
+    (folder / "peers/params.yaml").write_text(commented_yaml(Peers()))
+    assert "give a time above 0" in fails_in_one_line(glann("peers", "0", cwd=folder))
+    (folder / "data/prepare/images.npy").unlink()
+    assert "run: dvc repro" in fails_in_one_line(glann("peers", "10", cwd=folder))
+    (folder / "peers/params.yaml").write_text("gan: {imags: 3}\n")
+    assert "gan.imags: unknown key; did you mean gan.images" in fails_in_one_line(
+        glann("peers", "10", cwd=folder)
+    )

@@ -1,0 +1,135 @@
+"""The stage of one rival, as a program: `python -m stages.peers.train NAME SEED`."""
+
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_peers import SMALL
+from training_project import project, start, wait_for
+
+from glann.networks.mappings.network import MappingNetwork
+from glann.peers.judges import JudgeNetwork
+from glann.peers.settings import Peers
+from glann.presets import commented_yaml
+from glann.runtime.settings import Compute
+from glann.runtime.tensors import load_tensors
+from glann.sample.generator import Generator
+
+FILES = [
+    "generator.safetensors",
+    "judge.safetensors",
+    "losses.json",
+    "result.json",
+    "snapshots/0.0625.safetensors",
+    "snapshots/0.125.safetensors",
+    "snapshots/0.25.safetensors",
+    "snapshots/0.5.safetensors",
+]
+ON_CPU = Compute(device="cpu", precision="float32", threads=1)
+
+
+def with_peers(folder: Path, name: str, keys: dict | None = None) -> Path:
+    """Write peers/params.yaml into a project: a small rival that sees 80 images four times."""
+    peers = Peers.model_validate({name: SMALL[name] | {"batch_size": 16, "images": 320} | (keys or {})})
+    (folder / "peers").mkdir(exist_ok=True)
+    (folder / "peers/params.yaml").write_text(commented_yaml(peers))
+    return folder
+
+
+def train(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """Run the stage; return its exit status and what it said, without the progress."""
+    process = start(folder, "stages.peers.train", *arguments)
+    _, said = process.communicate(timeout=120)
+    lines = [line for line in said.splitlines() if not re.match(r"\w+: \d+ images in ", line)]
+    return process.returncode, lines
+
+
+def digests(folder: Path, trained: str) -> dict[str, str]:
+    made = folder / "data/peers/trained" / trained
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    return {str(path.relative_to(made)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_killed_stage_ends_with_the_same_bytes_and_glann_samples_from_them(
+    shapes: np.ndarray, tmp_path: Path
+):
+    keys = {"images": 80 * 16}
+    expected = with_peers(project(tmp_path / "expected", shapes), "gan", keys)
+    assert train(expected, "gan", "3") == (0, [])
+    assert [*digests(expected, "gan-3")] == FILES
+
+    killed = with_peers(project(tmp_path / "killed", shapes, checkpoint_minutes=0), "gan", keys)
+    process = start(killed, "stages.peers.train", "gan", "3")
+    saved = killed / ".checkpoints"
+
+    def half_done() -> bool:
+        found = [*saved.glob("gan-*.safetensors")]
+        return bool(found) and len(load_tensors(found[0])[1]["position"]["history"]) >= 3
+
+    wait_for(half_done)
+    process.kill()
+    process.communicate()
+    assert not digests(killed, "gan-3")
+    status, said = train(killed, "gan", "3")
+    assert status == 0 and len(said) == 1, said
+    assert re.fullmatch(r"glann: gan: goes on from its checkpoint, with [1-9]\d? % done", said[0]), said
+    assert digests(killed, "gan-3") == digests(expected, "gan-3")
+
+    made = expected / "data/peers/trained/gan-3"
+    assert json.loads((made / "result.json").read_text()) == {"images": 1280, "failed": None}
+    history = json.loads((made / "losses.json").read_text())
+    assert [entry["epoch"] for entry in history] == [*range(1, 17)]
+    generator = Generator.load(made / "generator.safetensors", ON_CPU)
+    images = generator.sample(5, seed=1)
+    assert images.shape == (5, 32, 32, 3) and images.std() > 1
+    assert isinstance(generator.mapping, MappingNetwork) and generator.mapping.architecture.config is None
+    latents = generator.sample_latents(5)
+    assert latents.norm(dim=1).tolist() == pytest.approx([1.0] * 5)  # what the decoder was trained on
+    assert JudgeNetwork.load(made / "judge.safetensors").architecture.outputs == 1
+    earlier = [Generator.load(path, ON_CPU).sample(5, seed=1) for path in (made / "snapshots").iterdir()]
+    assert len({sample.tobytes() for sample in [images, *earlier]}) == 5
+
+    out = tmp_path / "samples.npy"
+    command = [sys.executable, "-m", "glann", "sample", "--generator", str(made / "generator.safetensors")]
+    options = ["--count", "5", "--seed", "1", "--precision", "float32", "--device", "cpu", "--out", str(out)]
+    subprocess.run([*command, *options], cwd=expected, check=True, capture_output=True)
+    assert np.abs(np.load(out).astype(int) - images).max() <= 1  # another number of threads
+
+
+def test_a_run_that_diverges_is_a_result_too(shapes: np.ndarray, tmp_path: Path):
+    folder = with_peers(project(tmp_path / "project", shapes), "vae", {"lr": 10.0})
+    earlier = folder / "data/peers/trained/vae-0/generator.safetensors"
+    earlier.parent.mkdir(parents=True)
+    earlier.touch()
+    status, said = train(folder, "vae", "0")
+    assert status == 0 and len(said) == 1, said
+    what = json.loads((folder / "data/peers/trained/vae-0/result.json").read_text())["failed"]
+    assert re.fullmatch(r"vae: epoch 1, step \d+: the loss is (nan|inf)", what)
+    assert said[0].startswith(f"glann: {what}; no checkpoint was written yet; lower vae.lr")
+    assert [*digests(folder, "vae-0")] == ["result.json"]
+
+
+def test_of_several_processes_that_diverge_the_first_line_is_the_result(shapes: np.ndarray, tmp_path: Path):
+    folder = with_peers(project(tmp_path / "project", shapes, processes=2), "vae", {"lr": 10.0})
+    status, said = train(folder, "vae", "0")
+    assert status == 0 and len(said) == 1, said
+    found = json.loads((folder / "data/peers/trained/vae-0/result.json").read_text())
+    assert found["images"] is None and found["failed"].startswith("vae: epoch 1, step ")
+    assert "; " not in found["failed"] and said[0].startswith(f"glann: {found['failed']}; ")
+
+
+def test_wrong_arguments_are_one_line(shapes: np.ndarray, tmp_path: Path):
+    folder = with_peers(project(tmp_path, shapes), "gan")
+    said = "glann: peers: name a rival (vae, gan, wgan_gp, ogan, energy) and a seed, as in: gan 0"
+    assert train(folder, "gan") == (1, [said])
+    assert train(folder, "diffusion", "0") == (1, [said])
+
+
+def test_without_settings_one_line_says_how_to_get_them(shapes: np.ndarray, tmp_path: Path):
+    said = "glann: peers/params.yaml: no such file; make one with: glann params --peers > peers/params.yaml"
+    assert train(project(tmp_path, shapes), "gan", "0") == (1, [said])
