@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from glann.errors import GlannError
+from glann.errors import DamagedFileError, GlannError
 from glann.evaluate.comparison import COLUMNS, Described, compare
 from glann.evaluate.diagnosis import nearest_images
 from glann.evaluate.evaluation import CHUNK_BYTES, SEARCHED, Images, describe
@@ -38,11 +39,22 @@ from glann.runtime.compute import Execution
 from glann.runtime.files import load_json
 from glann.runtime.npy import load_npy
 from glann.runtime.randomness import noise_rows, stream, stream_seed
+from glann.runtime.settings import Section
+from glann.runtime.validation import one_line
 from glann.sample.generator import Generator
 
 PROJECTED = 32  # images that are reconstructed; projection needs seconds for each
 SCORED = 1000  # most hold-out and most foreign images that rivals score
 SHOWN = 24  # samples of each model that are kept for the pictures
+
+
+class Outcome(Section):
+    """How a training has ended, as in its result.json."""
+
+    images: int | None
+    """how many images it has seen; null: this was not counted"""
+    failed: str | None
+    """why there is no model; null: there is one"""
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,11 @@ def find_runs(trained: Path, settings: Peers) -> list[Run]:
             folder = trained / f"{model}-{seed}"
             if not (folder / "result.json").is_file():
                 raise GlannError(f"{folder}: no result of a training; run: dvc repro peers/dvc.yaml")
-            runs.append(Run(model, seed, folder, **load_json(folder / "result.json")))
+            try:
+                found = Outcome.model_validate(load_json(folder / "result.json"))
+            except ValidationError as error:
+                raise DamagedFileError(folder / "result.json", one_line(error)) from None
+            runs.append(Run(model, seed, folder, found.images, found.failed))
     return runs
 
 
@@ -135,7 +151,8 @@ class Comparison:
     acceptance
         Share of the proposals that the refinement of ``energy`` accepted. None: there is no such model.
     curves
-        By model, the Fréchet distance at fractions of the training with the first seed: pairs of both.
+        By model, the Fréchet distance at fractions of the training, pairs of both: of the first that did not
+        fail, if it kept earlier states.
     samples
         For each row, its first samples, uint8 [k, h, w, c], with the first seed that did not fail.
     reconstructed
@@ -219,15 +236,15 @@ def compare_peers(
             refined, accepted = refine(noise, run.judge(execution), generator, settings.refine, run.seed)
             add("energy_refined", _decoded(generator, refined))
             acceptance.append(accepted)
-    curves = {
-        run.model: [*_earlier(run, yardstick), (1.0, rows[run.model][0]["frechet"])]
-        for run in runs
-        if run.seed == settings.seeds[0] and not run.failed
-    }
     firsts: dict[str, Run] = {}
     for run in runs:
         if not run.failed:
             firsts.setdefault(run.model, run)
+    curves = {
+        name: [*earlier, (1.0, rows[name][0]["frechet"])]
+        for name, run in firsts.items()
+        if (earlier := _earlier(run, yardstick))
+    }
     rivals = {name: run for name, run in firsts.items() if name != "glann"}
     projected = projector.project(np.asarray(holdout[:PROJECTED]))
     pictures = _reconstructed(rivals, yardstick, projected)
@@ -336,10 +353,14 @@ def load_foreign(
     """
     if path is None:
         return 255 - np.asarray(holdout[:SCORED])
-    rows = load_npy(path, mmap=True)
-    if rows.dtype != np.uint8 or rows.ndim not in (3, 4) or 0 in rows.shape:
+    try:
+        rows = load_npy(path, mmap=True)
+    except GlannError as error:
+        raise GlannError(f"peers/params.yaml: foreign: {error}") from None
+    pictures_fit = rows.ndim == 3 or (rows.ndim == 4 and rows.shape[3] in (1, 3))
+    if rows.dtype != np.uint8 or not pictures_fit or 0 in rows.shape:
         raise GlannError(
-            f"peers/params.yaml: foreign: {path}: expected uint8 [n, h, w] or [n, h, w, c], found "
+            f"peers/params.yaml: foreign: {path}: expected uint8 [n, h, w] or [n, h, w, 1 or 3], found "
             f"{rows.dtype} {[*rows.shape]}"
         )
     as_trained = Prepare(

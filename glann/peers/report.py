@@ -124,16 +124,18 @@ def print_peers(comparison: Comparison) -> None:
     console.print(_table("foreign images told from hold-out images", headings, comparison.foreign))
     for run in comparison.runs:
         if run.failed:
-            console.print(f"{LABELS[run.model]}, seed {run.seed}: failed: {run.failed}", markup=False)
+            why = run.failed.removeprefix(f"{run.model}: ")
+            console.print(f"{LABELS[run.model]}, seed {run.seed}: failed: {why}", markup=False)
 
 
 def _table(title: str, headings: Mapping[str, str], rows: Mapping[str, Mapping[str, float]]) -> Table:
     picture = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 0, 0, 1))
     picture.add_column("", no_wrap=True)
-    for heading in headings.values():
-        picture.add_column(heading, justify="right")
+    shown = [key for key in headings if any(key in row for row in rows.values())]
+    for key in shown:
+        picture.add_column(headings[key], justify="right")
     for name, row in rows.items():
-        picture.add_row(LABELS[name], *(_number(row[key]) if key in row else "" for key in headings))
+        picture.add_row(LABELS[name], *(_number(row[key]) if key in row else "" for key in shown))
     return picture
 
 

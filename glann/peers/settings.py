@@ -59,8 +59,6 @@ class WganGp(Peer):
 
     penalty: float = Field(10.0, ge=0, le=1e6)
     """weight of the penalty"""
-    lr: Rate = 0.001
-    """learning rate of all networks; parameter_groups can change it for one of them"""
     critic_steps: int = Field(2, ge=1, le=100)
     """steps of the critic per step of the decoder, each with batch_size images (in the paper: 5)"""
 

@@ -136,8 +136,8 @@ def check_file(path: str | Path) -> None:
 
 def _again(path: str | Path) -> str:
     """Return what to do about a missing file: `dvc repro` makes everything below data/<stage>/."""
-    house, *rooms = Path(path).parts
-    return "; run: dvc repro" if house == "data" and rooms and rooms[0] in STAGES else ""
+    parts = Path(path).parts
+    return "; run: dvc repro" if parts[:1] == ("data",) and parts[1:2] and parts[1] in STAGES else ""
 
 
 def save_json(path: str | Path, value: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Self
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from glann.errors import DivergedError
 from glann.runtime.checkpoint_files import Position
@@ -291,6 +292,15 @@ class Course(AbstractContextManager["Course"]):
         if not torch.stack([weight.isfinite().all() for weight in weights]).all():
             self._read()
             self.stop(f"the loss is {math.nan}")
+        moments = [
+            moment
+            for part in self.parts.values()
+            if isinstance(part, Optimizer)
+            for state in part.state.values()
+            for moment in state.values()
+        ]
+        if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
+            self.stop("gradients are so large that their squares overflow")
         if self.checkpoints is None:
             return
         loss, rows = total(torch.stack([self._sum, torch.full_like(self._sum, self._rows)])).tolist()

@@ -17,8 +17,7 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
     from glann.images.classes import load_classes, needed
     from glann.imle.fit import fit_imle
     from glann.networks.generator import load_generator, save_generator
-    from glann.params import load_settings
-    from glann.peers.settings import SNAPSHOTS, Peers
+    from glann.peers.settings import SNAPSHOTS
     from glann.runtime.compute import execution
     from glann.runtime.console import say
     from glann.runtime.files import load_json, save_json
@@ -28,10 +27,10 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
     if not seed.isdecimal():
         raise GlannError("peers: name a seed, as in: 0")
     params = this.params
-    # The model of the pipeline itself is one of them.
-    known = int(seed) == params.seed
-    first = seed == str(load_settings("peers/params.yaml", Peers).seeds[0])
-    fractions = [*(SNAPSHOTS if first else ()), *(() if known else (1.0,))]
+    # With the seed of params.yaml, the model is that of the pipeline itself, and shorter trainings show how
+    # good it is after less time.
+    known, epochs = int(seed) == params.seed, params.glo.epochs
+    fractions = {max(1, round(at * epochs)) / epochs for at in SNAPSHOTS} - {1.0} if known else {1.0}
 
     def work() -> None:
         """Train for each fraction of the epochs, and write the generators."""
@@ -43,8 +42,8 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
         noted = [load_json(path) for path in sorted(Path("data/inputs").glob("*.json"))]
         dataset = load_json("data/prepare/dataset.json")
         found = {}
-        for at in fractions:
-            glo = params.glo.model_copy(update={"epochs": max(1, round(at * params.glo.epochs))})
+        for at in sorted(fractions):
+            glo = params.glo.model_copy(update={"epochs": round(at * epochs)})
             imle = params.imle.model_copy(update={"epochs": max(1, round(at * params.imle.epochs))})
             inputs = [glo.model_dump(), imle.model_dump(), seed, on.numerics, dataset, noted]
             of_glo, of_imle = (
@@ -63,7 +62,7 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
                 for at, networks in found.items():
                     name = "generator" if at == 1 else f"snapshots/{at:g}"
                     save_generator(made / f"{name}.safetensors", *networks)
-                save_json(made / "result.json", {"images": params.glo.epochs * len(images), "failed": None})
+                save_json(made / "result.json", {"images": epochs * len(images), "failed": None})
 
     try:
         this.launch(work)

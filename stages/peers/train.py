@@ -23,10 +23,10 @@ with stage(Place("train", folder, "peers", Path("peers/dvc.yaml"), {"model": nam
     from glann.training.checkpoints import Checkpoints
     from glann.training.watch import Watch
 
+    params, settings = this.params, load_settings("peers/params.yaml", Peers)
     if name not in STEPS or not seed.isdecimal():
         raise GlannError(f"peers: name a rival ({', '.join(STEPS)}) and a seed, as in: gan 0")
-    params = this.params
-    config = getattr(load_settings("peers/params.yaml", Peers), name)
+    config = getattr(settings, name)
 
     def work() -> None:
         """Train on the prepared images and write the result."""

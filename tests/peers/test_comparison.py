@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_each_model_has_a_row_and_energy_a_second_one(comparison: Comparison):
 
 
 def test_failed_trainings_are_left_out_of_the_means(comparison: Comparison):
-    assert "gan" not in comparison.spread and "gan" not in comparison.curves  # its first seed has failed
+    assert "gan" not in comparison.spread and len(comparison.curves["gan"]) == 3  # of the second seed
     assert {"glann", "vae", "energy", "energy_refined"} == {*comparison.spread}
     # All models of a seed are the same generator here.
     spread = comparison.spread["vae"]["frechet"]
@@ -156,11 +157,20 @@ def test_without_foreign_images_the_hold_out_is_inverted(cpu: Execution):
     assert np.array_equal(found, 255 - squares())
 
 
-@pytest.mark.parametrize("rows", [np.zeros((3, 16, 16), np.float32), np.zeros((3, 16), np.uint8)])
+@pytest.mark.parametrize(
+    "rows",
+    [np.zeros((3, 16, 16), np.float32), np.zeros((3, 16), np.uint8), np.zeros((3, 16, 16, 2), np.uint8)],
+)
 def test_other_arrays_of_foreign_images_are_refused(tmp_path: Path, cpu: Execution, rows: np.ndarray):
     save_npy(tmp_path / "rows.npy", rows)
     with pytest.raises(GlannError, match=r"foreign: .*rows\.npy: expected uint8 \[n, h, w\] or"):
         load_foreign(str(tmp_path / "rows.npy"), squares(), small_generator(cpu).decoder.architecture)
+
+
+def test_a_file_that_is_missing_is_named_with_its_key(cpu: Execution):
+    for path in ("missing.npy", "."):
+        with pytest.raises(GlannError, match=rf"^peers/params\.yaml: foreign: {path}: "):
+            load_foreign(path, squares(), small_generator(cpu).decoder.architecture)
 
 
 def test_the_stage_writes_metrics_and_plots(tmp_path: Path):
@@ -202,3 +212,11 @@ def test_the_stage_writes_metrics_and_plots(tmp_path: Path):
     assert {path.name for path in (compared / "plots").iterdir()} == {
         *("frechet.json", "frechet.png", "grids.png", "reconstructions.png", "refined.png")
     }
+
+
+def test_a_result_that_is_none_is_one_line(trained: Path, tmp_path: Path):
+    copy = tmp_path / "trained"
+    shutil.copytree(trained, copy)
+    (copy / "gan-1/result.json").write_text('{"a": 1}')
+    with pytest.raises(GlannError, match=r"gan-1/result\.json: images: field required"):
+        find_runs(copy, SETTINGS)

@@ -2,12 +2,13 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from glann.errors import GlannError
+from glann.errors import DivergedError, GlannError
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
 from glann.training.shards import Shard
@@ -19,10 +20,15 @@ def course_of(
     checkpoints: Checkpoints | None = None,
     network: nn.Module | None = None,
     n: int = 4,
+    optimizer: torch.optim.Optimizer | None = None,
+    falls: bool = True,
 ) -> Course:
     """The course of a run over n rows in batches of 4."""
-    parts = {"network": network or nn.Linear(2, 2)}
-    return Course(stage, "rows", parts, Shard(n, 4), epochs, "constant", checkpoints, "do something")
+    parts: dict[str, Any] = {"network": network or nn.Linear(2, 2)}
+    parts |= {} if optimizer is None else {"optimizer": optimizer}
+    return Course(
+        stage, "rows", parts, Shard(n, 4), epochs, "constant", checkpoints, "do something", falls=falls
+    )
 
 
 def test_a_step_that_ruins_the_weights_is_noticed_before_they_are_saved(tmp_path: Path):
@@ -48,6 +54,34 @@ def test_a_run_that_diverges_stops_and_its_last_good_checkpoint_stays(tmp_path: 
             course.end_epoch()
     saved = checkpoints.load()
     assert saved and (saved[0]["network.bias"] == 1).all() and len(course.history) == 5
+
+
+def test_a_loss_that_need_not_fall_stops_no_run_until_it_is_infinite():
+    with pytest.raises(DivergedError) as error, course_of("gan", 9, falls=False) as course:
+        for loss in (2.0, 1.0, 30.0, 40.0, 50.0, -60.0, math.inf):
+            course.step(torch.tensor(loss), 4)
+            course.end_epoch()
+    assert error.value.what == "gan: epoch 7, step 1: the loss is inf" and len(course.history) == 6
+
+
+def test_gradients_that_overflow_are_noticed_before_they_are_saved(tmp_path: Path):
+    """Adam's steps are zero then, so weights and loss stay finite, but the run could not be resumed."""
+    checkpoints = Checkpoints(tmp_path, "gan", "test", minutes=0)
+    network = nn.Linear(2, 2)
+    optimizer = torch.optim.Adam(network.parameters())
+    with (
+        pytest.raises(DivergedError) as error,
+        course_of("gan", 2, checkpoints, network, 4, optimizer) as course,
+    ):
+        for gradient in (1.0, 1e30):
+            for parameter in network.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            optimizer.step()
+            course.step(torch.ones(()), 4)
+            course.end_epoch()
+    assert error.value.what == ("gan: epoch 2, step 1: gradients are so large that their squares overflow")
+    saved = checkpoints.load()
+    assert saved and all(value.isfinite().all() for value in saved[0].values())
 
 
 def test_a_loss_that_jumps_and_comes_back_goes_on():
