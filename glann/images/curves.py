@@ -15,13 +15,15 @@ Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """By label: x and y of each point."""
 
 
-def save_curves(path: str | Path, lines: Lines, x_label: str, y_label: str) -> None:
+def save_curves(
+    path: str | Path, lines: Lines, x_label: str, y_label: str, logarithmic: bool = False
+) -> None:
     """Draw curves in one picture, and write it as a PNG file; for the rest see `curves`."""
     with replacing(path) as temporary:
-        temporary.write_bytes(curves(lines, x_label, y_label))
+        temporary.write_bytes(curves(lines, x_label, y_label, logarithmic))
 
 
-def curves(lines: Lines, x_label: str, y_label: str) -> bytes:
+def curves(lines: Lines, x_label: str, y_label: str, logarithmic: bool = False) -> bytes:
     """Draw curves in one picture.
 
     Parameters
@@ -30,6 +32,8 @@ def curves(lines: Lines, x_label: str, y_label: str) -> bytes:
         The curves.
     x_label, y_label
         What the axes show.
+    logarithmic
+        Whether both axes are, with a mark at each point.
 
     Returns
     -------
@@ -41,7 +45,18 @@ def curves(lines: Lines, x_label: str, y_label: str) -> bytes:
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for i, (label, (x, y)) in enumerate(lines.items()):
-        axes.plot(x, y, color=COLOURS[i % len(COLOURS)], linestyle=STROKES[i % len(STROKES)], label=label)
+        axes.plot(
+            x,
+            y,
+            color=COLOURS[i % len(COLOURS)],
+            linestyle=STROKES[i % len(STROKES)],
+            marker="o" if logarithmic else None,
+            markersize=4,
+            label=label,
+        )
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
     if all(isinstance(at, int) for x, _ in lines.values() for at in x):  # epochs
         axes.locator_params("x", integer=True)
     axes.set(xlabel=x_label, ylabel=y_label)

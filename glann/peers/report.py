@@ -71,7 +71,9 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
         LABELS[model]: ([at for at, _ in curve], [distance for _, distance in curve])
         for model, curve in comparison.curves.items()
     }
-    save_curves(plots / "frechet.png", lines, "fraction of the training", "Fréchet distance")
+    save_curves(
+        plots / "frechet.png", lines, "fraction of the training", "Fréchet distance", logarithmic=True
+    )
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
