@@ -17,7 +17,8 @@ from glann.peers.comparison import Comparison
 from glann.runtime.console import STDOUT
 from glann.runtime.files import save_json
 
-IN_A_ROW = 12  # images in pictures
+SAMPLES = 20  # of each model in the picture of samples
+IN_A_ROW = 12  # images in other pictures
 WIDTH = 150  # letters of the table, where there is no terminal
 LABELS = {
     "train": "training images",
@@ -48,9 +49,9 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
     """
     save_json(folder / "metrics.json", metrics(comparison))
     plots, samples = folder / "plots", comparison.samples
-    models = {name: rows for name, rows in samples.items() if name != "energy_refined"}
-    _save_rows(plots / "grids.png", {"holdout": np.asarray(holdout[: comparison.count])} | models)
-    _save_rows(plots / "reconstructions.png", comparison.reconstructed, most=IN_A_ROW)
+    models = {name: rows for name, rows in samples.items() if name not in ("train", "energy_refined")}
+    _save_rows(plots / "grids.png", {"holdout": np.asarray(holdout[:SAMPLES])} | models, SAMPLES)
+    _save_rows(plots / "reconstructions.png", comparison.reconstructed, IN_A_ROW)
     if "energy" in samples:
         before, after = samples["energy"], samples["energy_refined"]
         save_labelled_rows(
@@ -71,9 +72,10 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
         LABELS[model]: ([at for at, _ in curve], [distance for _, distance in curve])
         for model, curve in comparison.curves.items()
     }
-    save_curves(
-        plots / "frechet.png", lines, "fraction of the training", "Fréchet distance", logarithmic=True
-    )
+    if lines:
+        save_curves(
+            plots / "frechet.png", lines, "fraction of the training", "Fréchet distance", logarithmic=True
+        )
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
@@ -145,10 +147,6 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
-def _save_rows(path: Path, rows: Mapping[str, NDArray[np.uint8]], most: int = 2 * IN_A_ROW) -> None:
-    """Draw sets of images with their labels, at most `most` of each, `IN_A_ROW` in a row."""
-    drawn = []
-    for name, images in rows.items():
-        for start in range(0, min(len(images), most), IN_A_ROW):
-            drawn.append(("" if start else LABELS[name], images[start : start + IN_A_ROW]))
-    save_labelled_rows(path, drawn)
+def _save_rows(path: Path, rows: Mapping[str, NDArray[np.uint8]], count: int) -> None:
+    """Draw the first `count` images of sets with their labels, a row for each set."""
+    save_labelled_rows(path, [(LABELS[name], images[:count]) for name, images in rows.items()])

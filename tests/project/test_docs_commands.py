@@ -33,6 +33,7 @@ SUBSTITUTIONS = [
     ("--nproc-per-node=8", "--nproc-per-node=2", "a machine for tests has two cores"),
     (":29500", ":{port}", "another run may have that port"),
     ("for stage in glo imle", "for stage in imle", "time: test_processes.py runs glo under torchrun"),
+    ("glann peers 350", "glann peers 1", "time"),
     # The settings of experiments are checked by a test of their own.
     ("-S glo.latent_dim=48", "-S sample.count=6", "time: one stage runs instead of four"),
     ("-S imle.epochs=120", "-S sample.seed=120", "time: one stage runs instead of three"),
@@ -86,6 +87,7 @@ NOT_RUN = {
     "dvc config cache.type copy": ("changes the cache of the other tests", "dvc config --help"),
     "dvc unprotect FILE": ("changes the results of the other tests", "dvc unprotect --help"),
     "dvc exp apply NAME": ("names an experiment", "dvc exp apply --help"),
+    "glann peers": ("names a command", "glann peers --help"),
     "dvc plots": ("names a group of commands", "dvc plots --help"),
     "glann sample": ("names a command", "glann sample --help"),
     "glann sample --count 1": ("names what was timed", "glann sample --count 1 --help"),
