@@ -57,12 +57,14 @@ def curves(lines: Lines, x_label: str, y_label: str, logarithmic: bool = False) 
     if logarithmic:
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-    if all(isinstance(at, int) for x, _ in lines.values() for at in x):  # epochs
+    elif all(isinstance(at, int) for x, _ in lines.values() for at in x):  # epochs
         axes.locator_params("x", integer=True)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1:
+    if len(lines) > 1 and logarithmic:  # steep curves leave no room
+        figure.legend(frameon=False, loc="outside right center")
+    elif len(lines) > 1:
         axes.legend(frameon=False)
     file = BytesIO()
     # Without the Software tag the file does not depend on the version of matplotlib.

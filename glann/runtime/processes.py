@@ -90,7 +90,8 @@ def _start(processes: int) -> None:
 def _reason(failures: dict[int, ProcessFailure]) -> str:
     """Say why the run stopped: a process's own message, or which was killed, or which failed first.
 
-    When a process fails, those waiting for it fail too, with errors that do not name the cause.
+    When a process fails, those waiting for it fail too, with errors that do not name the cause. If a training
+    diverged, that is raised again.
     """
     recorded = {
         rank: failure.error_file_data["message"]

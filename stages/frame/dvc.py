@@ -54,11 +54,6 @@ class Place:
         """What this stage alone is called, in messages and in names of files."""
         return "-".join(self.item.values()) or self.stage
 
-    @property
-    def lock(self) -> Path:
-        """The file in which DVC records the pipeline's runs."""
-        return self.pipeline.with_suffix(".lock")
-
 
 def waiting_process(place: Place) -> psutil.Process | None:
     """Return the DVC process that runs this stage, or None if the stage was started by hand.

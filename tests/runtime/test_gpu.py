@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small import SMALL, clusters, small_generator
+from small_peers import SECTIONS, train
 from training_project import losses, project, run, start, wait_for
 
 from glann.glo.settings import Glo, Loss
@@ -81,6 +82,17 @@ def test_imle_learns_on_a_gpu_what_it_learns_on_a_cpu(recordings: list[object], 
                 found = [epoch[key] for epoch in epochs]
                 assert found[:2] == pytest.approx([found[2]] * 2, rel=ROUNDING)
     assert recordings
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_rival_learns_on_a_gpu_what_it_learns_on_a_cpu(name: str, recordings: list[object], cpu: Execution):
+    images = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8)
+    ends = [
+        train(name, images, on, decoder={"kind": "residual"}).history[0]["loss"]
+        for on in (on_gpu(), on_gpu(recorded=False), cpu)
+    ]
+    assert recordings
+    assert ends[:2] == pytest.approx(ends[2:] * 2, rel=ROUNDING)
 
 
 def test_bfloat16_learns_too(random_vgg: str, recordings: list[object]):
