@@ -390,6 +390,7 @@ def test_whatever_way_dvc_yaml_names_settings_they_are_compared(
     before = (project / "dvc.yaml").read_text()
     monkeypatch.chdir(project)
     try:
+        Path("other.yaml").touch()  # DVC refuses a file that does not exist
         with Path("dvc.yaml").open("w") as file:
             YAML(typ="safe").dump(pipeline, file)
         noted = Stage(Place("imle", Path("data/imle")))._noted()
@@ -398,6 +399,36 @@ def test_whatever_way_dvc_yaml_names_settings_they_are_compared(
         assert "data/prepare/images.npy" in noted
     finally:
         Path("dvc.yaml").write_text(before)
+        Path("other.yaml").unlink()
+
+
+def test_settings_of_another_pipeline_are_compared_by_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of a stage of a matrix, whose dvc.yaml has placeholders for its item."""
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("glo: {epochs: 3}\n")
+    Path("more").mkdir()
+    train = {
+        "wdir": "..",
+        "params": [{"params.yaml": ["glo.epochs"]}, {"more/params.yaml": ["${item.model}"]}],
+        "deps": ["data/a/${item.model}.npy"],
+    }
+    with Path("more/dvc.yaml").open("w") as file:
+        YAML(typ="safe").dump({"stages": {"train": train}}, file)
+    place = Place("train", Path("data/gan"), "peers", Path("more/dvc.yaml"), {"model": "gan"})
+
+    def noted(gan: int, vae: int) -> dict[str, Any]:
+        Path("more/params.yaml").write_text(f"gan: {{lr: {gan}}}\nvae: {{lr: {vae}}}\n")
+        return Stage(place)._noted()
+
+    before = noted(1, 1)
+    assert before == {"glo.epochs": 3, "more/params.yaml: gan": {"lr": 1}}
+    assert _differences(before, noted(1, 2)) == []
+    assert _differences(before, noted(2, 1)) == ["more/params.yaml: gan.lr"]
+    Path("data/a").mkdir(parents=True)
+    Path("data/a/gan.npy").touch()
+    assert "data/a/gan.npy" in noted(1, 1)
 
 
 def test_another_runs_unfinished_results_are_left_alone(tmp_path: Path):

@@ -276,7 +276,7 @@ def test_odd_settings_and_metrics_do_not_break_the_card(generator: Generator, da
 
 
 def test_params_that_are_no_settings_are_refused(generator: Generator, data: Path, tmp_path: Path):
-    for text, message in (("- a", "expected keys and values"), ("a: [", "not YAML")):
+    for text, message in (("- a", "expected sections such as glo:"), ("a: [", "not YAML")):
         set_params(data, text)
         with pytest.raises(GlannError, match=message):
             generator.save_pretrained(tmp_path / "shared", data)
