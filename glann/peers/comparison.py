@@ -9,17 +9,14 @@ Samples are compared with hold-out images, by the metrics of `glann.evaluate`. R
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from glann.errors import DamagedFileError, GlannError
 from glann.evaluate.comparison import COLUMNS, Described, compare
 from glann.evaluate.diagnosis import nearest_images
 from glann.evaluate.evaluation import CHUNK_BYTES, SEARCHED, Images, describe
@@ -27,108 +24,15 @@ from glann.evaluate.features import choose_kind, extract, feature_network
 from glann.evaluate.metrics import frechet_distance, prd
 from glann.evaluate.settings import Evaluate
 from glann.neighbors.search import nearest
-from glann.networks.decoders.network import DecoderArchitecture
-from glann.networks.generator import load_generator
-from glann.peers.judges import JudgeNetwork
+from glann.peers.runs import SCORED, Run, decoded
 from glann.peers.settings import Peers
 from glann.peers.uses import CODES, pixel_error, reconstruct, refine, strangeness
-from glann.prepare.reading import decode_all, decode_row
-from glann.prepare.settings import Prepare
 from glann.projection.projector import Projection, Projector
 from glann.runtime.compute import Execution
-from glann.runtime.files import load_json
-from glann.runtime.npy import load_npy
-from glann.runtime.randomness import noise_rows, stream, stream_seed
-from glann.runtime.settings import Section
-from glann.runtime.validation import one_line
-from glann.sample.generator import Generator
+from glann.runtime.randomness import noise_rows, stream
 
 PROJECTED = 32  # images that are reconstructed; projection needs seconds for each
-SCORED = 1000  # most hold-out and most foreign images that rivals score
 SHOWN = 24  # samples of each model that are kept for the pictures
-
-
-class Outcome(Section):
-    """How a training has ended, as in its result.json."""
-
-    images: int | None
-    """how many images it has seen; null: this was not counted"""
-    failed: str | None
-    """why there is no model; null: there is one"""
-
-
-@dataclass(frozen=True)
-class Run:
-    """A training that has ended.
-
-    Attributes
-    ----------
-    model, seed
-        A rival's name, or "glann", and the seed of the training.
-    folder
-        Where its files are.
-    images
-        How many images it has seen. None: this was not counted.
-    failed
-        Why there is no model. None: there is one.
-    """
-
-    model: str
-    seed: int
-    folder: Path
-    images: int | None
-    failed: str | None
-
-    @property
-    def seed_of_samples(self) -> int:
-        """The seed of the samples that are compared."""
-        return stream_seed(self.seed, "peers", "samples")
-
-    def generator(self, execution: Execution, snapshot: str = "generator") -> Generator:
-        """Read the trained model, or what it was at an earlier time."""
-        return Generator(*load_generator(self.folder / f"{snapshot}.safetensors"), execution)
-
-    def samples(self, generator: Generator, count: int) -> Images:
-        """Draw samples, which are decoded when they are asked for."""
-        return _decoded(generator, generator.sample_latents(count, self.seed_of_samples))
-
-    def judge(self, execution: Execution) -> JudgeNetwork:
-        """Read a rival's judge."""
-        return JudgeNetwork.load(self.folder / "judge.safetensors").to(execution.device)
-
-    def snapshots(self) -> list[tuple[float, str]]:
-        """Return fractions of the training in ascending order, and what `generator` calls each."""
-        found = (self.folder / "snapshots").glob("*.safetensors")
-        return sorted((float(path.stem), f"snapshots/{path.stem}") for path in found)
-
-
-def find_runs(trained: Path, settings: Peers) -> list[Run]:
-    """Find the trainings of GLANN and of all rivals with all seeds.
-
-    Parameters
-    ----------
-    trained
-        The folder that has one of each.
-    settings
-        Which they are.
-
-    Raises
-    ------
-    GlannError
-        If one is missing.
-    """
-    runs = []
-    for model in ("glann", *settings.models):
-        for seed in settings.seeds:
-            folder = trained / f"{model}-{seed}"
-            if not (folder / "result.json").is_file():
-                raise GlannError(f"{folder}: no result of a training; run: dvc repro peers/dvc.yaml")
-            try:
-                found = Outcome.model_validate(load_json(folder / "result.json"))
-            except ValidationError as error:
-                raise DamagedFileError(folder / "result.json", one_line(error)) from None
-            runs.append(Run(model, seed, folder, found.images, found.failed))
-    return runs
 
 
 @dataclass(frozen=True)
@@ -234,7 +138,7 @@ def compare_peers(
             dim = generator.decoder.architecture.latent_dim
             noise = noise_rows(0, yardstick.count, dim, run.seed_of_samples, "sample")
             refined, accepted = refine(noise, run.judge(execution), generator, settings.refine, run.seed)
-            add("energy_refined", _decoded(generator, refined))
+            add("energy_refined", decoded(generator, refined))
             acceptance.append(accepted)
     firsts: dict[str, Run] = {}
     for run in runs:
@@ -326,57 +230,6 @@ class Yardstick:
         return describe(self.network, drawn, count, chunk, f"{self.kind} features of {name}")
 
 
-def load_foreign(
-    path: str | None, holdout: NDArray[np.uint8], architecture: DecoderArchitecture
-) -> NDArray[np.uint8]:
-    """Read the images that a model should find foreign, prepared like those that it was trained on.
-
-    Parameters
-    ----------
-    path
-        An .npy file, uint8 [n, h, w] or [n, h, w, c]; at most 1000 rows are read. None: the hold-out images
-        with inverted brightness.
-    holdout
-        uint8 [m, h, w, c].
-    architecture
-        What size the decoder draws, and how its images were prepared.
-
-    Returns
-    -------
-    NDArray
-        uint8 [k, h, w, c].
-
-    Raises
-    ------
-    GlannError
-        If the file has no such images.
-    """
-    if path is None:
-        return 255 - np.asarray(holdout[:SCORED])
-    try:
-        rows = load_npy(path, mmap=True)
-    except GlannError as error:
-        raise GlannError(f"peers/params.yaml: foreign: {error}") from None
-    pictures_fit = rows.ndim == 3 or (rows.ndim == 4 and rows.shape[3] in (1, 3))
-    if rows.dtype != np.uint8 or not pictures_fit or 0 in rows.shape:
-        raise GlannError(
-            f"peers/params.yaml: foreign: {path}: expected uint8 [n, h, w] or [n, h, w, 1 or 3], found "
-            f"{rows.dtype} {[*rows.shape]}"
-        )
-    as_trained = Prepare(
-        resolution=architecture.size,
-        channels=architecture.channels,
-        fit=architecture.origin.fit,
-        background=architecture.origin.background,
-    )
-    pictures = []
-    for found in decode_all([*rows[:SCORED]], decode_row, as_trained):
-        if isinstance(found, str):
-            raise GlannError(f"peers/params.yaml: foreign: {path}: {found}")
-        pictures.append(found)
-    return np.stack(pictures)
-
-
 def _earlier(run: Run, yardstick: Yardstick) -> list[tuple[float, float]]:
     """Return the Fréchet distance of each snapshot, after the fraction of the training that was done."""
     found = []
@@ -384,10 +237,6 @@ def _earlier(run: Run, yardstick: Yardstick) -> list[tuple[float, float]]:
         samples = run.samples(run.generator(yardstick.execution, name), yardstick.count)
         found.append((at, yardstick.frechet(f"{run.model} at {at:g}", samples)))
     return found
-
-
-def _decoded(generator: Generator, latents: Tensor) -> Images:
-    return lambda part: generator.decode(latents[part])
 
 
 def _over(rows: Sequence[Mapping[str, float]], of: Callable[[list[float]], float]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from glann.glo.settings import Loss
 from glann.networks.decoders.network import DecoderArchitecture
 from glann.peers.settings import Peer, Vae
-from glann.peers.train import images_at_once, rival
+from glann.peers.train import STEPS, images_at_once
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
 from glann.training.batches import read_ahead
@@ -49,7 +49,7 @@ def images_in(
     """
     shard = Shard(len(images), images_at_once(config))
     started = time.monotonic()
-    step = rival(name, images, config, architecture, loss, shard, 0, execution)
+    step = STEPS[name](name, images, architecture, config, loss, shard, 0, execution)
     once = time.monotonic() - started
     shares = {1.0: 1.0}  # of the steps, by when they are
     if isinstance(config, Vae) and loss.kind == "perceptual" and loss.coarse > 0:

@@ -124,7 +124,7 @@ def train_peer(
         )
     _check_memory(name, architecture, config, execution)
     own = images[shard.start : shard.stop]
-    step = rival(name, own, config, architecture, loss, shard, seed, execution)
+    step = STEPS[name](name, own, architecture, config, loss, shard, seed, execution)
     take_step = Replay(step, step.optimizer, execution)
     snapshots = nn.ModuleList(DecoderNetwork(architecture) for _ in SNAPSHOTS).to(execution.device)
     parts: Parts = {
@@ -176,20 +176,6 @@ def train_peer(
     assert isinstance(judge, JudgeNetwork)
     earlier = {at: decoder.eval() for at, decoder in kept_at.items() if isinstance(decoder, DecoderNetwork)}
     return PeerResult(average.eval(), judge.eval(), earlier, course.history)
-
-
-def rival(
-    name: str,
-    images: NDArray[np.uint8],
-    config: Peer,
-    architecture: DecoderArchitecture,
-    loss: Loss,
-    shard: Shard,
-    seed: int,
-    execution: Execution,
-) -> PeerStep:
-    """Return the step of a rival's training, with new networks; for the parameters see `PeerStep`."""
-    return STEPS[name](name, images, architecture, config, loss, shard, seed, execution)
 
 
 def images_at_once(config: Peer) -> int:

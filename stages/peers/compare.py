@@ -9,8 +9,9 @@ place = Place("compare", Path("data/peers/compared"), "peers", Path("peers/dvc.y
 
 with stage(place) as this:
     from glann.params import load_settings
-    from glann.peers.comparison import compare_peers, find_runs, load_foreign
+    from glann.peers.comparison import compare_peers
     from glann.peers.report import print_peers, write_peers_report
+    from glann.peers.runs import find_runs, load_foreign
     from glann.peers.settings import Peers
     from glann.projection.projector import Known, Projector
     from glann.runtime.npy import load_latents

@@ -19,8 +19,9 @@ from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.settings import Evaluate
 from glann.networks.decoders.settings import Decoder
 from glann.networks.layers import initialize
-from glann.peers.comparison import Comparison, compare_peers, find_runs, load_foreign
+from glann.peers.comparison import Comparison, compare_peers
 from glann.peers.judges import JudgeArchitecture, JudgeNetwork
+from glann.peers.runs import find_runs, load_foreign
 from glann.peers.settings import Peers, Refine
 from glann.peers.train import identity
 from glann.projection.projector import Known, Projector

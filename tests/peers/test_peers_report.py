@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from glann.evaluate.comparison import COLUMNS
-from glann.peers.comparison import Comparison, Run
+from glann.peers.comparison import Comparison
 from glann.peers.report import print_peers, write_peers_report
+from glann.peers.runs import Run
 
 HERE = Path()
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 16, 16, 3), np.uint8)
