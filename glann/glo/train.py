@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
@@ -17,7 +16,6 @@ from glann.glo.pace import share_of_time
 from glann.glo.settings import Glo
 from glann.glo.start import load_earlier, start_from
 from glann.glo.step import GloStep
-from glann.images.tensors import to_float, upload
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.decoders.settings import SIZES_MADE, Origin
 from glann.networks.layers import initialize
@@ -33,12 +31,10 @@ from glann.training.optimization import MovingAverage, adam
 from glann.training.replay import Replay
 from glann.training.shards import Shard
 from glann.training.state import Parts
+from glann.training.variety import SETTLED_AFTER, draws_one_picture
 from glann.training.watch import Watch
 
-LOOKED_AT, LOOKED_AT_SIZE = 64, 64  # images whose variety is checked, and their size, px
-SETTLED_AFTER = 500  # steps, after which decoded images should differ
 SMALLEST_OF_DCGAN = min(SIZES_MADE["dcgan"])  # px
-LEAST_VARIETY = 0.02  # as a fraction of the variety of the images
 
 
 @dataclass
@@ -133,14 +129,13 @@ def train_glo(
         for _ in course.epochs():
             for x in read_ahead(step.read, course.batches(seed), execution):
                 loss = take_step(x, phase=loss_of.enter(course.done))
-                average.n_averaged += 1
                 course.step(loss, len(x["rows"]))
                 if watch and watch.due():
                     watch.look(average.module, [table.latents], course.history, course.done, execution)
             course.end_epoch()
             if watch:
                 watch.note(course.history[-1])
-            _check_variety(course, decoder, table.latents[:LOOKED_AT], own[:LOOKED_AT], batch, execution)
+            _check_variety(course, decoder, table, own, execution)
 
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
@@ -204,43 +199,25 @@ def _check_memory(architecture: DecoderArchitecture, config: Glo, shard: Shard, 
     check_memory("glo", needed, execution, f"{', '.join(knobs)} or glo.latent_dim ({config.latent_dim})")
 
 
-@torch.no_grad()
 def _check_variety(
-    course: Course,
-    decoder: nn.Module,
-    latents: Tensor,
-    images: NDArray[np.uint8],
-    batch: int,
-    execution: Execution,
+    course: Course, decoder: nn.Module, table: LatentTable, images: NDArray[np.uint8], execution: Execution
 ) -> None:
-    """Stop a run whose decoder draws the same picture for all latents; it would never recover.
+    """Stop a run whose decoder draws the same picture for all latents.
 
     A run that is too short for this check ends with a message.
     """
     settled = course.steps_done >= SETTLED_AFTER
     if not settled and course.done < 1:
         return
-    decoder.eval()
-    drawn, wanted = [], []
-    for start in range(0, len(latents), batch):  # as many at once as a step has memory for
-        part = slice(start, start + batch)
-        with execution.autocast():
-            drawn.append(_reduced(decoder(latents[part]).float()))
-        wanted.append(_reduced(to_float(upload(images[part], execution))))
-    decoder.train()
-    if torch.cat(drawn).std(dim=0).mean() >= LEAST_VARIETY * torch.cat(wanted).std(dim=0).mean():
+    batch = -(-course.shard.strata // course.shard.ranks)  # as many at once as a step has memory for
+    if not draws_one_picture(decoder, table.latents, images, batch, execution):
         return
     if settled:
         course.stop(
             f"the loss will not fall: all latents decode to one picture ({course.history[-1]['loss']:g})"
         )
-    other = "infogan" if wanted[0].shape[-1] < SMALLEST_OF_DCGAN else "dcgan"
+    other = "infogan" if images.shape[1] < SMALLEST_OF_DCGAN else "dcgan"
     say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind {other}")
-
-
-def _reduced(images: Tensor) -> Tensor:
-    """Average images [b, c, h, w] down to `LOOKED_AT_SIZE` px or less."""
-    return F.adaptive_avg_pool2d(images, min(images.shape[-1], LOOKED_AT_SIZE))
 
 
 @torch.no_grad()

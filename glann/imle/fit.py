@@ -147,7 +147,6 @@ def fit_imle(
             mapping.train()
             for x in read_ahead(step.read, course.batches(seed), execution):
                 loss = take_step(x)
-                average.n_averaged += 1
                 course.step(loss, len(x["rows"]))
                 if watch and watch.due():
                     watch.look(average.module, shown, course.history, course.done, execution)

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from glann.errors import GlannError
 from glann.glo.settings import Loss
-from glann.images.tensors import thumbnails
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.mappings.network import MappingArchitecture, MappingNetwork
 from glann.peers.energy import EnergyStep
@@ -34,6 +33,7 @@ from glann.training.course import Course
 from glann.training.replay import Replay
 from glann.training.shards import Shard
 from glann.training.state import Parts
+from glann.training.variety import SETTLED_AFTER, draws_one_picture
 from glann.training.watch import SHOWN, Watch
 
 STEPS: Mapping[str, type[PeerStep]] = {
@@ -44,9 +44,6 @@ STEPS: Mapping[str, type[PeerStep]] = {
     "energy": EnergyStep,
 }
 REMEDY = "lower {0}.lr, or clip gradients by {0}.parameter_groups, in peers/params.yaml"
-SETTLED_AFTER = 500  # steps, after which samples should differ
-LOOKED_AT, LOOKED_AT_SIZE = 64, 64  # samples whose variety is checked, and their size, px
-LEAST_VARIETY = 0.02  # as a fraction of the variety of the images
 ROWS_OF_NORM = 10_000  # most rows of noise with which batch-norm statistics are measured
 
 
@@ -134,7 +131,7 @@ def train_peer(
         "snapshots": snapshots,
     }
     noise = noise_rows(0, SHOWN, architecture.latent_dim, seed, name, "watch").to(execution.device)
-    shown = [F.normalize(noise, dim=1)]
+    shown, batch = [F.normalize(noise, dim=1)], -(-config.batch_size // ranks())
     average = step.average.module
     assert isinstance(average, DecoderNetwork)
     epochs = max(1, round(config.images / n))
@@ -153,7 +150,6 @@ def train_peer(
             for x in read_ahead(step.read, course.batches(seed), execution):
                 before = course.done
                 found = take_step(x, phase=step.phase(before))
-                step.average.n_averaged += 1
                 after = (course.steps_done + 1) / (epochs * shard.steps)
                 for fraction, kept in zip(SNAPSHOTS, snapshots, strict=True):
                     if before < fraction <= after:
@@ -164,8 +160,9 @@ def train_peer(
             course.end_epoch()
             if watch:
                 watch.note(course.history[-1])
-            if course.steps_done >= SETTLED_AFTER or course.done >= 1:
-                _check_variety(course, average, shown[0], images, execution)
+            looked_at = course.steps_done >= SETTLED_AFTER or course.done >= 1
+            if looked_at and draws_one_picture(average, shown[0], images, batch, execution):
+                course.stop("all samples are one picture")
 
     kept_at = dict(zip(SNAPSHOTS, snapshots, strict=True))
     for decoder in (average, *snapshots):
@@ -208,22 +205,6 @@ def _check_memory(name: str, architecture: DecoderArchitecture, config: Peer, ex
     needed = 2 * weight_bytes(decoder) + 3 * drawn.stored + 2 * drawn.largest
     knobs = f"{name}.batch_size ({config.batch_size}) in peers/params.yaml, or glo.decoder.width"
     check_memory(name, needed, execution, f"{knobs} ({architecture.config.width})")
-
-
-@torch.no_grad()
-def _check_variety(
-    course: Course, decoder: nn.Module, noise: Tensor, images: NDArray[np.uint8], execution: Execution
-) -> None:
-    """Stop a run whose samples are all one picture: it would not recover."""
-    decoder.eval()
-    with execution.autocast():
-        drawn = torch.cat([decoder(rows).float() for rows in noise[:LOOKED_AT].split(4)])
-    decoder.train()
-    side = min(drawn.shape[-1], LOOKED_AT_SIZE)
-    found = F.adaptive_avg_pool2d(drawn, side).std(dim=0).mean().item()
-    wanted = thumbnails(images, side, np.arange(min(len(images), LOOKED_AT))).std(dim=0).mean().item()
-    if found < LEAST_VARIETY * wanted:
-        course.stop("all samples are one picture")
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 NO_TRAINING = ("cli", "editing", "export", "inputs", "page", "peers", "projection")
-"""Folders of this package that no training uses."""
+"""Folders of this package that training the model does not use."""
 
 
 def digests(folder: Path) -> dict[Path, str]:

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from glann.errors import DivergedError
 from glann.runtime.checkpoint_files import Position
@@ -180,7 +181,7 @@ class Course(AbstractContextManager["Course"]):
             yield Batch(rows, weight, step, step / steps, rate)
 
     def step(self, loss: Tensor, rows: int) -> None:
-        """Finish a step: check the loss, move the progress bar, save a checkpoint if it is due.
+        """Finish a step: count it, check the loss, move the progress bar, save a checkpoint if it is due.
 
         Parameters
         ----------
@@ -201,6 +202,9 @@ class Course(AbstractContextManager["Course"]):
         self._sum = self._sum + loss.detach() * rows
         self._rows += rows
         self._step += 1
+        for part in self.parts.values():
+            if isinstance(part, AveragedModel):
+                part.n_averaged += 1
         if not loss.is_cuda or self._step % READ_EVERY == 0:
             self._read()
         self._advance(rows * ranks(), self._note)

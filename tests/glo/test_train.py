@@ -34,7 +34,7 @@ def test_a_decoder_that_draws_one_picture_for_all_is_noticed(
     shapes: np.ndarray, cpu: Execution, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("glann.glo.train.SETTLED_AFTER", 9)
-    monkeypatch.setattr("glann.glo.train.LEAST_VARIETY", 0.5)
+    monkeypatch.setattr("glann.training.variety.LEAST_VARIETY", 0.5)
     # A decoder that is frozen draws hardly more than grey for ever.
     frozen = [ParameterGroup(match="*", lr_multiplier=0)]
     with pytest.raises(GlannError, match=r"glo: epoch 3: the loss will not fall: all latents decode to one"):
@@ -49,7 +49,7 @@ def test_a_short_run_that_draws_one_picture_says_so(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr("glann.glo.train.LEAST_VARIETY", 0.5)
+    monkeypatch.setattr("glann.training.variety.LEAST_VARIETY", 0.5)
     frozen = [ParameterGroup(match="*", lr_multiplier=0)]
     train_glo(shapes, Glo(**(TINY | {"epochs": 2}), parameter_groups=frozen), 0, cpu)
     assert "glo: all latents decode to one picture; lower glo.latent_lr" in capsys.readouterr().err
