@@ -7,6 +7,7 @@ Samples are compared with hold-out images, by the metrics of `glann.evaluate`. R
 - ``energy_refined``: the samples of ``energy`` after `glann.peers.uses.refine`.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,8 +31,10 @@ from glann.peers.uses import CODES, pixel_error, reconstruct, refine, strangenes
 from glann.projection.projector import Projection, Projector
 from glann.runtime.compute import Execution
 from glann.runtime.randomness import noise_rows, stream
+from glann.sample.generator import Generator
 
 PROJECTED = 32  # images that are reconstructed; projection needs seconds for each
+TIMED, LONG_ENOUGH = 64, 1.0  # samples that are drawn at once for a timing, and its seconds
 SHOWN = 24  # samples of each model that are kept for the pictures
 
 
@@ -54,6 +57,10 @@ class Comparison:
         metric's name.
     acceptance
         Share of the proposals that the refinement of ``energy`` accepted. None: there is no such model.
+    seconds
+        The training time that rivals were given. None: their numbers of images were chosen in another way.
+    speed
+        For each row of a model, samples per second, measured now.
     curves
         By model, the Fréchet distance at fractions of the training, pairs of both: of the first that did not
         fail, if it kept earlier states.
@@ -79,6 +86,8 @@ class Comparison:
     table: dict[str, dict[str, float]]
     spread: dict[str, dict[str, float]]
     acceptance: float | None
+    seconds: float | None
+    speed: dict[str, float]
     curves: dict[str, list[tuple[float, float]]]
     samples: dict[str, NDArray[np.uint8]]
     reconstructed: dict[str, NDArray[np.uint8]]
@@ -127,17 +136,21 @@ def compare_peers(
         rows.setdefault(name, []).append(yardstick.measure(name, drawn))
         samples.setdefault(name, drawn(slice(SHOWN)))
 
-    acceptance = []
+    acceptance, speed = [], dict[str, float]()
     for run in runs:
         if run.failed:
             continue
         generator = run.generator(execution)
+        speed.setdefault(run.model, samples_per_second(generator))
         add(run.model, run.samples(generator, yardstick.count))
         if run.model == "energy":
             # The noise of the same samples, but not yet projected to the sphere.
             dim = generator.decoder.architecture.latent_dim
             noise = noise_rows(0, yardstick.count, dim, run.seed_of_samples, "sample")
+            began = time.monotonic()
             refined, accepted = refine(noise, run.judge(execution), generator, settings.refine, run.seed)
+            per_sample = (time.monotonic() - began) / len(noise) + 1 / speed["energy"]
+            speed["energy_refined"] = 1 / per_sample
             add("energy_refined", decoded(generator, refined))
             acceptance.append(accepted)
     firsts: dict[str, Run] = {}
@@ -160,6 +173,8 @@ def compare_peers(
         table={name: _over(found, np.mean) for name, found in rows.items()},
         spread={name: _over(found, np.ptp) for name, found in rows.items() if len(found) > 1},
         acceptance=float(f"{np.mean(acceptance):.3g}") if acceptance else None,
+        seconds=settings.seconds,
+        speed=speed,
         curves=curves,
         samples=samples,
         reconstructed=pictures,
@@ -228,6 +243,16 @@ class Yardstick:
     def _described(self, name: str, drawn: Images, count: int) -> Described:
         chunk = max(1, CHUNK_BYTES // self.holdout[0].nbytes)
         return describe(self.network, drawn, count, chunk, f"{self.kind} features of {name}")
+
+
+def samples_per_second(generator: Generator) -> float:
+    """Measure how many samples a generator draws per second, in blocks of `TIMED`."""
+    generator.sample(TIMED)
+    drawn, began = 0, time.monotonic()
+    while not drawn or time.monotonic() - began < LONG_ENOUGH:
+        generator.sample(TIMED)
+        drawn += TIMED
+    return drawn / (time.monotonic() - began)
 
 
 def _earlier(run: Run, yardstick: Yardstick) -> list[tuple[float, float]]:

@@ -79,15 +79,17 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
 
 
 def metrics(comparison: Comparison) -> dict[str, Any]:
-    """Return what metrics.json has of a comparison.
+    """Return what metrics.json has of a comparison: no measured times, so that it is reproducible.
 
-    Rows of models also say how many trainings there were (``runs``), how many of them ``failed``, how many
-    ``images`` a training has seen, and how far the Fréchet distances of two or more lie apart (``spread``).
+    ``seconds`` is the training time that rivals were given. Rows of models also say how many trainings there
+    were (``runs``), how many of them ``failed``, how many ``images`` a training has seen, and how far the
+    Fréchet distances of two or more lie apart (``spread``).
     """
     found: dict[str, Any] = {
         "features": comparison.features,
         "count": comparison.count,
         "reference_count": comparison.reference_count,
+        **({} if comparison.seconds is None else {"seconds": comparison.seconds}),
         **{name: {**row} for name, row in comparison.table.items()},
     }
     for name in dict.fromkeys(run.model for run in comparison.runs):
@@ -118,9 +120,18 @@ def print_peers(comparison: Comparison) -> None:
         f"{comparison.count} images a row against {comparison.reference_count} hold-out images, "
         f"{comparison.features} features"
     )
-    headings = COLUMNS | {"images": "images seen", "failed": "failed runs", "spread": "Fréchet spread"}
-    rows = dict.fromkeys([*comparison.table, *(run.model for run in comparison.runs)])
-    console.print(_table(title, headings, {name: found[name] for name in rows}))
+    if comparison.seconds is not None:
+        title += f"; {comparison.seconds:g} s of training for each rival"
+    headings = COLUMNS | {
+        "images": "images seen",
+        "speed": "samples/s",
+        "failed": "failed runs",
+        "spread": "Fréchet spread",
+    }
+    rows: dict[str, dict[str, float]] = {}
+    for name in dict.fromkeys([*comparison.table, *(run.model for run in comparison.runs)]):
+        rows[name] = found[name] | ({"speed": comparison.speed[name]} if name in comparison.speed else {})
+    console.print(_table(title, headings, rows))
     k = len(comparison.reconstructed["holdout"])
     headings = {"pixels": "grey levels ↓", "features": "features ↓"}
     console.print(_table(f"reconstructions of {k} hold-out images", headings, comparison.reconstructions))
@@ -144,7 +155,7 @@ def _table(title: str, headings: Mapping[str, str], rows: Mapping[str, Mapping[s
 
 
 def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,.0f}" if isinstance(value, int) or value >= 1000 else f"{value:.4g}"
 
 
 def _save_rows(path: Path, rows: Mapping[str, NDArray[np.uint8]], count: int) -> None:

@@ -28,6 +28,8 @@ def compared(*models: str) -> Comparison:
         reference_count=24,
         table={name: dict.fromkeys(COLUMNS, 0.25) for name in rows},
         spread={name: dict.fromkeys(COLUMNS, 0.125) for name in models},
+        seconds=350.0,
+        speed=dict.fromkeys(rows[1:], 1234.5),
         acceptance=0.75 if "energy" in models else None,
         curves={name: [(0.5, 4.0), (1.0, 2.0)] for name in models},
         samples=dict.fromkeys(rows[1:], IMAGES),
@@ -46,6 +48,7 @@ def test_metrics_have_a_tree_per_model(tmp_path: Path):
         "images": 1_000_000,
         "spread": 0.125,
     }
+    assert metrics["seconds"] == 350
     assert metrics["ogan"] == {"runs": 1, "failed": 1}
     assert metrics["energy_refined"]["acceptance"] == 0.75
     assert metrics["foreign"]["glann"]["auc"] == 0.875
@@ -73,6 +76,7 @@ def test_the_table_has_a_row_per_model_and_names_failures(capsys: pytest.Capture
     lines = printed.splitlines()
     for label in ("training images", "GLANN", "WGAN-GP", "energy, refined", "O-GAN"):
         assert [line for line in lines if line.strip().startswith(label)]
+    assert "350 s of training" in printed and "samples/s" in printed and "1,234" in printed
     assert "1,000,000" in printed and "O-GAN, seed 0: failed: all samples are [one] picture" in printed
     assert "…" not in printed and max(map(len, lines)) <= 150
 
