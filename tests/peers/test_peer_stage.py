@@ -1,4 +1,4 @@
-"""The stage of one rival, as a program: `python -m stages.peers.train NAME SEED`."""
+"""Stages of the rivals, as programs: `python -m stages.peers.train NAME SEED`, and `...foreign`."""
 
 import hashlib
 import json
@@ -42,8 +42,12 @@ def with_peers(folder: Path, name: str, keys: dict | None = None) -> Path:
 
 
 def train(folder: Path, *arguments: str) -> tuple[int, list[str]]:
-    """Run the stage; return its exit status and what it said, without the progress."""
-    process = start(folder, "stages.peers.train", *arguments)
+    return run(folder, "stages.peers.train", *arguments)
+
+
+def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+    """Run a stage; return its exit status and what it said, without the progress."""
+    process = start(folder, *arguments)
     _, said = process.communicate(timeout=120)
     lines = [line for line in said.splitlines() if not re.match(r"\w+: \d+ images in ", line)]
     return process.returncode, lines
@@ -133,3 +137,21 @@ def test_wrong_arguments_are_one_line(shapes: np.ndarray, tmp_path: Path):
 def test_without_settings_one_line_says_how_to_get_them(shapes: np.ndarray, tmp_path: Path):
     said = "glann: peers/params.yaml: no such file; make one with: glann params --peers > peers/params.yaml"
     assert train(project(tmp_path, shapes), "gan", "0") == (1, [said])
+
+
+def test_the_content_of_foreign_pictures_is_noted(shapes: np.ndarray, tmp_path: Path):
+    folder = with_peers(project(tmp_path, shapes), "gan")
+    noted = folder / "data/peers/foreign/input.json"
+    assert run(folder, "stages.peers.foreign") == (0, [])
+    assert json.loads(noted.read_text()) == {}  # the hold-out is inverted
+    settings = folder / "peers/params.yaml"
+    settings.write_text(settings.read_text().replace("foreign: null", "foreign: other.npy"))
+    status, said = run(folder, "stages.peers.foreign")
+    assert status == 1 and len(said) == 1
+    assert said[0].startswith("glann: peers/params.yaml: foreign: other.npy: there is no such file")
+    found = set()
+    for value in (7, 8, 8):
+        np.save(folder / "other.npy", np.full_like(shapes, value))
+        assert run(folder, "stages.peers.foreign") == (0, [])
+        found.add(noted.read_text())
+    assert len(found) == 2
