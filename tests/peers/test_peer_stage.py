@@ -1,4 +1,4 @@
-"""Stages of the rivals, as programs: `python -m stages.peers.train NAME SEED`, and `...foreign`."""
+"""Stages of the rivals, as programs."""
 
 import hashlib
 import json
