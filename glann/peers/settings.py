@@ -41,7 +41,7 @@ class Vae(Peer):
     parameter_groups: list[ParameterGroup] = Field([ParameterGroup(match="*", gradient="normalize")])
     """settings per layer, as in glo; names begin with decoder or judge"""
     beta: float | None = Field(None, ge=0, le=1000)
-    """weight of the KL divergence, per dimension of the latent, against glo.loss (arXiv:1804.03599); null: 10
+    """weight of the KL divergence, per dimension of the latent, against glo.loss (arXiv:1804.03599); null: 30
     if this is perceptual, otherwise 0.02"""
 
 

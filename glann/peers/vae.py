@@ -17,7 +17,7 @@ from glann.training.batches import Inputs
 from glann.training.course import Batch
 from glann.training.shards import Shard
 
-BETA_OF_FEATURES, BETA_OF_PIXELS = 10.0, 0.02  # features differ by far larger numbers than pixels
+BETA_OF_FEATURES, BETA_OF_PIXELS = 30.0, 0.02  # features differ by far larger numbers than pixels
 
 
 class VaeStep(PeerStep):
