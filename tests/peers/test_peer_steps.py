@@ -226,7 +226,7 @@ def test_without_a_weight_the_divergence_has_the_one_that_suits_the_loss(cpu: Ex
     config, shard = section("vae", beta=None), Shard(len(images), len(images))
     for loss, beta in (
         (Loss(kind="laplacian"), 0.02),
-        (Loss(kind="perceptual", levels=1, weights=random_vgg), 10),
+        (Loss(kind="perceptual", levels=1, weights=random_vgg), 30),
     ):
         step = VaeStep("vae", images, architecture(images), config, loss, shard, 0, cpu)
         assert step.beta == beta
