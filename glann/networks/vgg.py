@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights
-from torchvision.models import vgg16 as torchvision_vgg16
 
 from glann.errors import GlannError
 from glann.images.tensors import constant
@@ -58,8 +56,10 @@ def vgg16(weights: str | None, levels: int) -> nn.Sequential:
 
 def vgg16_structure(levels: int = 5) -> nn.Sequential:
     """Return the feature layers up to the end of level `levels`, without weights (on the "meta" device)."""
+    from torchvision import models  # noqa: PLC0415 (takes a second, needed only here)
+
     with torch.device("meta"):
-        features = torchvision_vgg16(weights=None).features
+        features = models.vgg16(weights=None).features
     return features[: LEVEL_ENDS[levels - 1] + 1]
 
 
@@ -113,6 +113,8 @@ def _read(weights: str | None) -> dict[str, Tensor]:
 
 
 def _download() -> dict[str, Tensor]:
+    from torchvision.models import VGG16_Weights  # noqa: PLC0415
+
     source = VGG16_Weights.IMAGENET1K_V1
     target = Path(torch.hub.get_dir()) / "checkpoints" / Path(source.url).name
     there = target.is_file()

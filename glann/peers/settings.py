@@ -66,8 +66,8 @@ class WganGp(Peer):
 class Ogan(Peer):
     """O-GAN (arXiv:1903.01931): the discriminator is also the encoder."""
 
-    correlation: float = Field(0.5, ge=0, le=1000)
-    """weight of the correlation of noise and code"""
+    correlation: float = Field(0.1, ge=0, le=1000)
+    """weight of the correlation of noise and code (in the paper: 0.5)"""
 
 
 class Energy(Peer):

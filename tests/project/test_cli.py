@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import GLANN, fails_in_one_line, glann
+from command_line import GLANN, fails_in_one_line, glann, glann_at_once
 from conftest import ROOT
 from PIL import Image
 from preparing import fill
@@ -56,9 +56,9 @@ def test_params_prints_presets_and_the_schema():
 
 def test_params_are_checked(tmp_path: Path):
     (tmp_path / "params.yaml").write_text("glo: {epochs: 0}")
-    line = fails_in_one_line(glann("params", "--check", tmp_path / "params.yaml"))
+    line = fails_in_one_line(glann_at_once("params", "--check", tmp_path / "params.yaml"))
     assert "params.yaml: glo.epochs: should be greater than or equal to 1, found 0" in line
-    assert glann("params", "--check", ROOT / "params.yaml").returncode == 0
+    assert glann_at_once("params", "--check", ROOT / "params.yaml").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_params_are_checked(tmp_path: Path):
 def test_pictures_and_weights_are_checked_too(settings: str, said: str, tmp_path: Path):
     fill(tmp_path / "three", 3)
     (tmp_path / "params.yaml").write_text(settings)
-    line = fails_in_one_line(glann("params", "--check", "params.yaml", cwd=tmp_path))
+    line = fails_in_one_line(glann_at_once("params", "--check", "params.yaml", cwd=tmp_path))
     assert said in line and "No module" not in line
 
 
 def test_a_mapping_is_fitted_to_latents_a_user_brings(tmp_path: Path):
     np.save(tmp_path / "latents.npy", 50 + np.random.default_rng(0).normal(size=(100, 6)))
     (tmp_path / "quick.yaml").write_text("imle: {epochs: 2, noise_dim: 3}")
-    result = glann(
+    result = glann_at_once(
         "fit-imle", "latents.npy", "--out", "mapping.safetensors", "--params", "quick.yaml", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
@@ -105,11 +105,11 @@ def test_a_conditional_mapping_is_fitted_to_latents_and_labels_a_user_brings(tmp
     np.save(tmp_path / "labels.npy", np.arange(100) % 3 * 10)
     (tmp_path / "quick.yaml").write_text("imle: {epochs: 2, noise_dim: 3}")
     fit = ["fit-imle", "latents.npy", "--out", "mapping.safetensors", "--params", "quick.yaml", "--labels"]
-    result = glann(*fit, "labels.npy", cwd=tmp_path)
+    result = glann_at_once(*fit, "labels.npy", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     architecture = MappingNetwork.load(tmp_path / "mapping.safetensors").architecture
     assert (architecture.classes, architecture.class_counts) == (["0", "10", "20"], [34, 33, 33])
-    line = fails_in_one_line(glann(*fit, "latents.npy", cwd=tmp_path))
+    line = fails_in_one_line(glann_at_once(*fit, "latents.npy", cwd=tmp_path))
     assert "--labels latents.npy: expected integers [n], found float64 [100, 6]" in line
 
 
@@ -131,7 +131,9 @@ def test_samples_at_the_command_line_are_those_of_the_library(tmp_path: Path):
         (np.asarray(Image.open(file)) == image).all() for file, image in zip(files, expected, strict=True)
     )
     options[1] = "2"
-    result = glann("sample", "--generator", "g.safetensors", "--out", "folder", *options, cwd=tmp_path)
+    result = glann_at_once(
+        "sample", "--generator", "g.safetensors", "--out", "folder", *options, cwd=tmp_path
+    )
     assert result.stderr.splitlines()[-1] == (
         "2 images in folder, beside 68 other files that were there before"
     )
@@ -248,7 +250,7 @@ def test_bad_input_is_one_line_and_leaves_no_file(arguments: list[str], message:
     (tmp_path / "g").write_text("hello")
     save_generator(tmp_path / "g.safetensors")
     before = set(tmp_path.iterdir())
-    assert message in fails_in_one_line(glann(*arguments, cwd=tmp_path))
+    assert message in fails_in_one_line(glann_at_once(*arguments, cwd=tmp_path))
     assert set(tmp_path.iterdir()) == before
 
 
@@ -259,14 +261,14 @@ def test_checkpoints_are_listed_and_deleted(tmp_path: Path):
     Checkpoints(tmp_path, "imle", "a run", minutes=0).save({}, at)
     (tmp_path / "imle-0123456789abcdef.damaged").write_bytes(b"x")
     (tmp_path / "generator.safetensors").write_bytes(b"somebody's own")
-    lines = glann("checkpoints", "--folder", tmp_path).stdout.splitlines()
+    lines = glann_at_once("checkpoints", "--folder", tmp_path).stdout.splitlines()
     assert [line.split("  ")[-1] for line in lines] == [
         "epoch 2 of 5, step 3 of 9",
         "cannot be read",
         "finished",
     ]
     assert len(list(tmp_path.iterdir())) == 4
-    assert glann("checkpoints", "--folder", tmp_path, "--clean").stdout.count("deleted") == 3
+    assert glann_at_once("checkpoints", "--folder", tmp_path, "--clean").stdout.count("deleted") == 3
     assert [path.name for path in tmp_path.iterdir()] == ["generator.safetensors"] and glann(
         "checkpoints", "--folder", tmp_path / "none"
     ).stdout == ""

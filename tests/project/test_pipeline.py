@@ -129,4 +129,7 @@ def test_wrong_params_stop_dvc_repro_with_one_line(values: dict, message: str, p
         assert not [path for path in (project / "data" / stage).rglob(".*") if path.name != ".gitignore"]
     finally:
         (project / "params.yaml").write_text(good)
-        assert repro(project) == []  # all that was there comes back from the cache
+
+
+def test_after_that_all_that_was_there_comes_back_from_the_cache(project: Path):
+    assert repro(project) == []
