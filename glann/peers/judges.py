@@ -43,10 +43,13 @@ class JudgeNetwork(nn.Module):
         self.out = nn.Linear(hidden, a.outputs)
 
     def forward(self, images: Tensor, read: Tensor | None = None) -> Tensor:
-        """Judge images float [b, c, h, w] and, if it reads more, numbers float [b, r]: float [b, k]."""
+        """Judge images float [b, c, h, w] and, if it reads more, numbers: float [b, k].
+
+        Of numbers float [m * b, r], each image is judged with every b-th row: float [m * b, k].
+        """
         seen = self.features(2 * images - 1).flatten(1)
         if read is not None:
-            seen = torch.cat([seen, read.to(seen.dtype)], dim=1)
+            seen = torch.cat([seen.repeat(len(read) // len(seen), 1), read.to(seen.dtype)], dim=1)
         return self.out(F.leaky_relu(self.hidden(F.leaky_relu(seen, 0.2)), 0.2))
 
     def save(self, path: str | Path) -> None:

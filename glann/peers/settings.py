@@ -76,7 +76,7 @@ class Energy(Peer):
     penalty: float = Field(0.1, ge=0, le=1e6)
     """weight of the squared gradient of the energy at training images"""
     entropy: float = Field(0.1, ge=0, le=1e6)
-    """weight of the mutual information of noise and image, which bounds the entropy from below"""
+    """weight of the mutual information of noise and image, which stands for the entropy"""
 
 
 class Refine(Section):
