@@ -6,7 +6,7 @@ from pydantic import (
     Field,
 )
 
-from glann.networks.decoders.settings import Decoder
+from glann.networks.decoders.settings import Decoder, Origin
 from glann.runtime.settings import LARGEST, PathText, Section
 from glann.training.settings import ParameterGroup, Rate
 
@@ -41,6 +41,13 @@ class Loss(Section):
     cache"""
     weights: PathText | None = None
     """for perceptual: file of VGG-16 weights, .safetensors or torchvision's .pth; null: download them"""
+
+    @property
+    def origin(self) -> Origin:
+        """What a decoder that was trained by it says of itself."""
+        return Origin(
+            loss=self.kind, levels=self.levels, pixel_weight=self.pixel_weight, texture=self.texture
+        )
 
 
 class Glo(Section):

@@ -17,7 +17,7 @@ from glann.glo.settings import Glo
 from glann.glo.start import load_earlier, start_from
 from glann.glo.step import GloStep
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
-from glann.networks.decoders.settings import SIZES_MADE, Origin
+from glann.networks.decoders.settings import SIZES_MADE
 from glann.networks.layers import initialize
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
@@ -93,10 +93,12 @@ def train_glo(
     _check(images, config)
     n, size, _, channels = images.shape
     shard = Shard(n, config.batch_size, rank(), ranks())
-    how = config.loss
-    origin = Origin(loss=how.kind, levels=how.levels, pixel_weight=how.pixel_weight, texture=how.texture)
     architecture = DecoderArchitecture(
-        config=config.decoder, latent_dim=config.latent_dim, size=size, channels=channels, origin=origin
+        config=config.decoder,
+        latent_dim=config.latent_dim,
+        size=size,
+        channels=channels,
+        origin=config.loss.origin,
     )
     _check_memory(architecture, config, shard, execution)
     own = images[shard.start : shard.stop]

@@ -7,6 +7,7 @@ Samples are compared with hold-out images, by the metrics of `glann.evaluate`. R
 - ``energy_refined``: the samples of ``energy`` after `glann.peers.uses.refine`.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,10 @@ class Comparison:
         Number of images per row, and of hold-out images.
     table
         For each row, its metrics by name: the mean over seeds.
+    novelty
+        For each row of a model, the median distance of its samples to the nearest of `count` training images,
+        divided by that of the hold-out images: below 1 if samples are copies, or nearly. Empty if most
+        hold-out images are training images too.
     spread
         For each row with two trainings or more, the difference of its largest and its smallest value, by the
         metric's name.
@@ -67,8 +72,9 @@ class Comparison:
     samples
         For each row, its first samples, uint8 [k, h, w, c], with the first seed that did not fail.
     reconstructed
-        The first hold-out images as ``holdout``, and what is drawn of them: ``glann`` (by projection),
-        ``vae``, ``ogan``, and ``nearest``, the training images most similar to them; uint8 [k, h, w, c] each.
+        The first hold-out images as ``holdout``, and what is drawn of them: ``vae_encoded``,
+        ``ogan_encoded``, each model with ``_projected``, and ``nearest``, the training images most similar to
+        them; uint8 [k, h, w, c] each.
     reconstructions
         How far they are from the hold-out images: in ``pixels`` (root mean square, grey levels) and in
         ``features`` (mean distance).
@@ -84,6 +90,7 @@ class Comparison:
     count: int
     reference_count: int
     table: dict[str, dict[str, float]]
+    novelty: dict[str, float]
     spread: dict[str, dict[str, float]]
     acceptance: float | None
     seconds: float | None
@@ -105,6 +112,7 @@ def compare_peers(
     foreign: NDArray[np.uint8],
     projector: Projector,
     latents: Tensor,
+    weights: str | None = None,
 ) -> Comparison:
     """Compare GLANN with its rivals.
 
@@ -121,6 +129,8 @@ def compare_peers(
     projector, latents
         Those of the pipeline's own model, which stands for GLANN where images are projected; latents are
         float32 [n, d].
+    weights
+        As for `Projector`.
 
     Raises
     ------
@@ -129,11 +139,14 @@ def compare_peers(
     """
     execution = projector.execution
     yardstick = Yardstick(config, seed, images, holdout, execution)
-    rows = {"train": [yardstick.measure("train", lambda part: np.asarray(images[yardstick.chosen[part]]))]}
+    rows = {"train": [yardstick.of_training()]}
+    novelty: dict[str, list[float]] = {}
     samples: dict[str, NDArray[np.uint8]] = {}
 
     def add(name: str, drawn: Images) -> None:
-        rows.setdefault(name, []).append(yardstick.measure(name, drawn))
+        found, new = yardstick.measure(name, drawn)
+        rows.setdefault(name, []).append(found)
+        novelty.setdefault(name, []).append(new)
         samples.setdefault(name, drawn(slice(SHOWN)))
 
     acceptance, speed = [], dict[str, float]()
@@ -141,7 +154,8 @@ def compare_peers(
         if run.failed:
             continue
         generator = run.generator(execution)
-        speed.setdefault(run.model, samples_per_second(generator))
+        if run.model not in speed:
+            speed[run.model] = samples_per_second(generator)
         add(run.model, run.samples(generator, yardstick.count))
         if run.model == "energy":
             # The noise of the same samples, but not yet projected to the sphere.
@@ -164,13 +178,18 @@ def compare_peers(
     }
     rivals = {name: run for name, run in firsts.items() if name != "glann"}
     projected = projector.project(np.asarray(holdout[:PROJECTED]))
-    pictures = _reconstructed(rivals, yardstick, projected)
+    pictures = _reconstructed(rivals, yardstick, projected, weights)
     return Comparison(
         runs=[*runs],
         features=yardstick.kind,
         count=yardstick.count,
         reference_count=len(holdout),
         table={name: _over(found, np.mean) for name, found in rows.items()},
+        novelty={
+            name: float(f"{np.mean(found):.4g}")
+            for name, found in novelty.items()
+            if np.isfinite(found).all()
+        },
         spread={name: _over(found, np.ptp) for name, found in rows.items() if len(found) > 1},
         acceptance=float(f"{np.mean(acceptance):.3g}") if acceptance else None,
         seconds=settings.seconds,
@@ -223,11 +242,28 @@ class Yardstick:
         self.chosen, self.pool = order[: self.count], np.sort(order[:SEARCHED])
         self.network = feature_network(self.kind, config.weights, holdout, execution)
         self._reference = self._described("hold-out", lambda part: np.asarray(holdout[part]), len(holdout))
+        self._training = self._described(
+            "train", lambda part: np.asarray(images[self.chosen[part]]), self.count
+        )
+        self._usual = self._distance_to_training(self._reference)
 
-    def measure(self, name: str, drawn: Images) -> dict[str, float]:
-        """Compare `count` images with the hold-out images: a number per key of `COLUMNS`."""
+    def of_training(self) -> dict[str, float]:
+        """Compare the chosen training images with the hold-out images: a number per key of `COLUMNS`."""
+        return self._compared(self._training)
+
+    def measure(self, name: str, drawn: Images) -> tuple[dict[str, float], float]:
+        """Compare `count` images likewise, and return their novelty too, see `Comparison`."""
         rows = self._described(name, drawn, self.count)
+        novelty = self._distance_to_training(rows) / self._usual if self._usual else math.nan
+        return self._compared(rows), novelty
+
+    def _compared(self, rows: Described) -> dict[str, float]:
         return compare(rows, self._reference, prd(rows.features, self._reference.features, self._seed))
+
+    def _distance_to_training(self, rows: Described) -> float:
+        """Return the median distance to the nearest training image."""
+        squares, _ = nearest(rows.features, self._training.features)
+        return float(squares[:, 0].clamp_min(0).sqrt().median())
 
     def frechet(self, name: str, drawn: Images) -> float:
         """Return only the Fréchet distance of `count` images, to six digits."""
@@ -270,15 +306,17 @@ def _over(rows: Sequence[Mapping[str, float]], of: Callable[[list[float]], float
 
 
 def _reconstructed(
-    rivals: Mapping[str, Run], yardstick: Yardstick, projected: Projection
+    rivals: Mapping[str, Run], yardstick: Yardstick, projected: Projection, weights: str | None
 ) -> dict[str, NDArray[np.uint8]]:
     """Return hold-out images and their reconstructions, see `Comparison`."""
     holdout = np.asarray(yardstick.holdout[:PROJECTED])
-    made = {"holdout": holdout, "glann": projected.images}
-    for name in CODES:
-        if name in rivals:
-            judge = rivals[name].judge(yardstick.execution)
-            made[name] = reconstruct(name, holdout, judge, rivals[name].generator(yardstick.execution))
+    made = {"holdout": holdout, "glann_projected": projected.images}
+    for name, run in rivals.items():
+        generator = run.generator(yardstick.execution)
+        if name in CODES:
+            judge = run.judge(yardstick.execution)
+            made[f"{name}_encoded"] = reconstruct(name, holdout, judge, generator)
+        made[f"{name}_projected"] = Projector(generator, weights=weights).project(holdout).images
     similar = nearest_images(yardstick.network, holdout, yardstick.images, yardstick.pool)
     return made | {"nearest": similar}
 

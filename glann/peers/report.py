@@ -1,6 +1,6 @@
 """Reporting a comparison: metrics.json, plots/, and a table at the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from glann.evaluate.comparison import COLUMNS
 from glann.images.curves import save_curves
 from glann.images.png import save_labelled_rows
 from glann.peers.comparison import Comparison
+from glann.peers.runs import Run
 from glann.runtime.console import STDOUT
 from glann.runtime.files import save_json
 
@@ -28,7 +29,6 @@ LABELS = {
     "wgan_gp": "WGAN-GP",
     "ogan": "O-GAN",
     "energy": "energy",
-    "energy_refined": "energy, refined",
     "holdout": "hold-out images",
     "nearest": "nearest training image",
     "glann_distance": "GLANN, by what projection misses",
@@ -57,19 +57,19 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
         save_labelled_rows(
             plots / "refined.png",
             [
-                (LABELS[name], images[start : start + IN_A_ROW])
+                (label(name), images[start : start + IN_A_ROW])
                 for start in range(0, len(before), IN_A_ROW)
                 for name, images in (("energy", before), ("energy_refined", after))
             ],
         )
     points = [
-        {"images": LABELS[model], "fraction": at, "frechet": distance}
+        {"images": label(model), "fraction": at, "frechet": distance}
         for model, curve in comparison.curves.items()
         for at, distance in curve
     ]
     save_json(plots / "frechet.json", points)
     lines = {
-        LABELS[model]: ([at for at, _ in curve], [distance for _, distance in curve])
+        label(model): ([at for at, _ in curve], [distance for _, distance in curve])
         for model, curve in comparison.curves.items()
     }
     if lines:
@@ -78,36 +78,42 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
         )
 
 
+def label(name: str) -> str:
+    """Return what a row is called in tables and pictures, such as "energy, refined"."""
+    model, _, how = name.rpartition("_")
+    return LABELS.get(name) or f"{LABELS[model]}, {how}"
+
+
 def metrics(comparison: Comparison) -> dict[str, Any]:
     """Return what metrics.json has of a comparison: no measured times, so that it is reproducible.
 
     ``seconds`` is the training time that rivals were given. Rows of models also say how many trainings there
-    were (``runs``), how many of them ``failed``, how many ``images`` a training has seen, and how far the
-    Fréchet distances of two or more lie apart (``spread``).
+    were (``runs``), how many of them ``failed``, how many ``images`` a training has seen, how new samples are
+    (``novelty``), and how far the Fréchet distances of two or more lie apart (``spread``).
     """
     found: dict[str, Any] = {
         "features": comparison.features,
         "count": comparison.count,
         "reference_count": comparison.reference_count,
         **({} if comparison.seconds is None else {"seconds": comparison.seconds}),
-        **{name: {**row} for name, row in comparison.table.items()},
     }
+    for name, row in comparison.table.items():
+        found[name] = {**row}
+        if name in comparison.novelty:
+            found[name]["novelty"] = comparison.novelty[name]
+        if name in comparison.spread:
+            found[name]["spread"] = comparison.spread[name]["frechet"]
     for name in dict.fromkeys(run.model for run in comparison.runs):
-        found[name] = found.get(name, {}) | _trainings(comparison, name)
+        found[name] = found.get(name, {}) | _trainings([run for run in comparison.runs if run.model == name])
     if comparison.acceptance is not None:
         found["energy_refined"]["acceptance"] = comparison.acceptance
     return found | {"reconstructions": comparison.reconstructions, "foreign": comparison.foreign}
 
 
-def _trainings(comparison: Comparison, name: str) -> dict[str, Any]:
-    runs = [run for run in comparison.runs if run.model == name]
+def _trainings(runs: Sequence[Run]) -> dict[str, int]:
     seen = [run.images for run in runs if run.images is not None]
-    told: dict[str, Any] = {"runs": len(runs), "failed": sum(run.failed is not None for run in runs)}
-    if seen:
-        told["images"] = round(sum(seen) / len(seen))
-    if name in comparison.spread:
-        told["spread"] = comparison.spread[name]["frechet"]
-    return told
+    told = {"runs": len(runs), "failed": sum(run.failed is not None for run in runs)}
+    return told | ({"images": round(sum(seen) / len(seen))} if seen else {})
 
 
 def print_peers(comparison: Comparison) -> None:
@@ -120,17 +126,21 @@ def print_peers(comparison: Comparison) -> None:
         f"{comparison.count} images a row against {comparison.reference_count} hold-out images, "
         f"{comparison.features} features"
     )
+    headings = COLUMNS | {"novelty": "novelty → 1", "spread": "Fréchet spread"}
+    console.print(_table(title, headings, {name: found[name] for name in comparison.table}))
+    title = "trainings"
     if comparison.seconds is not None:
-        title += f"; {comparison.seconds:g} s of training for each rival"
-    headings = COLUMNS | {
-        "images": "images seen",
-        "speed": "samples/s",
+        title += f", {comparison.seconds:g} s for each rival"
+    headings = {
+        "runs": "runs",
         "failed": "failed runs",
-        "spread": "Fréchet spread",
+        "images": "images seen",
+        "speed": "samples/s, on this machine",
     }
-    rows: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys([*comparison.table, *(run.model for run in comparison.runs)]):
-        rows[name] = found[name] | ({"speed": comparison.speed[name]} if name in comparison.speed else {})
+    rows = {
+        name: found.get(name, {}) | ({"speed": comparison.speed[name]} if name in comparison.speed else {})
+        for name in dict.fromkeys([*(run.model for run in comparison.runs), *comparison.speed])
+    }
     console.print(_table(title, headings, rows))
     k = len(comparison.reconstructed["holdout"])
     headings = {"pixels": "grey levels ↓", "features": "features ↓"}
@@ -140,7 +150,7 @@ def print_peers(comparison: Comparison) -> None:
     for run in comparison.runs:
         if run.failed:
             why = run.failed.removeprefix(f"{run.model}: ")
-            console.print(f"{LABELS[run.model]}, seed {run.seed}: failed: {why}", markup=False)
+            console.print(f"{label(run.model)}, seed {run.seed}: failed: {why}", markup=False)
 
 
 def _table(title: str, headings: Mapping[str, str], rows: Mapping[str, Mapping[str, float]]) -> Table:
@@ -150,7 +160,7 @@ def _table(title: str, headings: Mapping[str, str], rows: Mapping[str, Mapping[s
     for key in shown:
         picture.add_column(headings[key], justify="right")
     for name, row in rows.items():
-        picture.add_row(LABELS[name], *(_number(row[key]) if key in row else "" for key in shown))
+        picture.add_row(label(name), *(_number(row[key]) if key in row else "" for key in shown))
     return picture
 
 
@@ -160,4 +170,4 @@ def _number(value: float) -> str:
 
 def _save_rows(path: Path, rows: Mapping[str, NDArray[np.uint8]], count: int) -> None:
     """Draw the first `count` images of sets with their labels, a row for each set."""
-    save_labelled_rows(path, [(LABELS[name], images[:count]) for name, images in rows.items()])
+    save_labelled_rows(path, [(label(name), images[:count]) for name, images in rows.items()])

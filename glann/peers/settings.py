@@ -86,6 +86,8 @@ class Refine(Section):
     """steps per sample"""
     rate: float = Field(0.01, gt=0, le=10)
     """size of a step"""
+    weight: float = Field(0.1, gt=0, le=1e6)
+    """factor on the energy of an image, so that samples stay varied"""
 
 
 class Peers(Section):

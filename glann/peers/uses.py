@@ -104,8 +104,9 @@ def refine(
 ) -> tuple[Tensor, float]:
     """Refine samples in noise space by a Metropolis-adjusted Langevin sampler (arXiv:1901.08508).
 
-    The density of noise z is exp(-E(z)) with E(z) = U(G(z)) + |z|² / 2, where U is the energy of an image.
-    A step of rate a proposes z' = z - a ∇E(z) + √(2a) ε, and accepts it with probability
+    The density of noise z is exp(-E(z)) with E(z) = w U(G(z)) + |z|² / 2, where U is the energy of an image
+    and w its weight: that of the decoder's samples, times exp(-w U). A step of rate a proposes
+    z' = z - a ∇E(z) + √(2a) ε, and accepts it with probability
     min(1, exp(E(z) - E(z')) q(z | z') / q(z' | z)), where q is the density of such a proposal.
 
     Parameters
@@ -115,7 +116,7 @@ def refine(
     judge, generator
         The rival's networks, on one device.
     config
-        Number of steps and their rate.
+        Number of steps, their rate, and the weight.
     seed
         Seed of proposals and decisions. A row's depend on its number, but not on other rows.
 
@@ -130,7 +131,7 @@ def refine(
         for start in range(0, len(noise), at_once):
             rows = len(noise[start : start + at_once])
             (at,) = whole_blocks(noise[start : start + at_once].to(execution.device), at_once)
-            energy, slope = _energy(at, judge, generator)
+            energy, slope = _energy(at, judge, generator, config.weight)
             for step in range(config.steps):
                 draws = [
                     noise_rows(start, start + at_once, dim, seed, "energy", "refine", step, what)
@@ -138,7 +139,7 @@ def refine(
                 ]
                 push, decision = (draw.to(execution.device) for draw in draws)
                 proposal = at - rate * slope + (2 * rate) ** 0.5 * push
-                energy_there, slope_there = _energy(proposal, judge, generator)
+                energy_there, slope_there = _energy(proposal, judge, generator, config.weight)
                 back = (at - proposal + rate * slope_there).square().sum(dim=1) / (4 * rate)
                 forth = push.square().sum(dim=1) / 2
                 chance = energy - energy_there - back + forth  # its logarithm
@@ -152,11 +153,11 @@ def refine(
     return torch.cat(refined), accepted / (len(noise) * config.steps)
 
 
-def _energy(noise: Tensor, judge: JudgeNetwork, generator: Generator) -> tuple[Tensor, Tensor]:
+def _energy(noise: Tensor, judge: JudgeNetwork, generator: Generator, weight: float) -> tuple[Tensor, Tensor]:
     """Return E of noise [b, d], float32 [b], and its gradient, float32 [b, d]."""
     noise = noise.detach().requires_grad_()
     images = generator.decoder(F.normalize(noise, dim=1))
-    energy = judge(images)[:, 0] + noise.square().sum(dim=1) / 2
+    energy = weight * judge(images)[:, 0] + noise.square().sum(dim=1) / 2
     (slope,) = torch.autograd.grad(energy.sum(), noise)
     return energy.detach(), slope
 

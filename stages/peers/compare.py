@@ -28,7 +28,16 @@ with stage(place) as this:
     projector = Projector(generator, Known(images, latents, holdout[:0]), params.glo.loss.weights)
     with this.outputs() as folder:
         comparison = compare_peers(
-            runs, settings, params.evaluate, params.seed, images, holdout, foreign, projector, latents
+            runs,
+            settings,
+            params.evaluate,
+            params.seed,
+            images,
+            holdout,
+            foreign,
+            projector,
+            latents,
+            params.glo.loss.weights,
         )
         write_peers_report(comparison, holdout, folder)
         print_peers(comparison)

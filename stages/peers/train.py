@@ -32,14 +32,16 @@ with stage(Place("train", folder, "peers", Path("peers/dvc.yaml"), {"model": nam
         """Train on the prepared images and write the result."""
         images = this.prepared("images", check=rank() == 0)
         on = execution(params.compute)
+        dataset = load_json("data/prepare/dataset.json")
+        prepared = {key: dataset[key] for key in ("fit", "background")}
         architecture = DecoderArchitecture(
             config=params.glo.decoder,
             latent_dim=params.glo.latent_dim,
             size=images.shape[1],
             channels=images.shape[3],
+            origin=params.glo.loss.origin.model_copy(update=prepared),
         )
         noted = load_json("data/inputs/glo_weights.json")
-        dataset = load_json("data/prepare/dataset.json")
         inputs = [architecture.model_dump(), params.glo.loss.model_dump(), config.model_dump(), seed]
         checkpoints = Checkpoints(
             this.checkpoints, name, [*inputs, on.numerics, dataset, noted], params.compute.checkpoint_minutes

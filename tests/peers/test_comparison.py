@@ -129,15 +129,40 @@ def test_curves_lead_from_snapshots_to_the_trained_model(comparison: Comparison)
 
 
 def test_training_images_are_their_own_nearest_images(comparison: Comparison):
-    assert [*comparison.reconstructed] == ["holdout", "glann", "vae", "nearest"]
+    projected = ["vae_projected", "gan_projected", "energy_projected"]
+    made = ["glann_projected", "vae_encoded", *projected, "nearest"]
+    assert {*comparison.reconstructed} == {"holdout", *made} and {*comparison.reconstructions} == {*made}
     assert comparison.reconstructions["nearest"] == {"pixels": 0, "features": 0}
-    assert all(comparison.reconstructions[name]["pixels"] > 10 for name in ("glann", "vae"))
+    assert all(comparison.reconstructions[name]["pixels"] > 10 for name in made[:-1])
 
 
 def test_nobody_tells_images_from_the_same_images(comparison: Comparison):
     assert [*comparison.foreign] == ["glann", "glann_distance", "vae", "gan", "energy"]
     for found in comparison.foreign.values():
         assert found == {"auc": 0.5, "holdout": 24, "foreign": 24}
+
+
+def test_images_that_no_latent_draws_are_told_by_what_is_left(trained: Path):
+    """The model's own images against stripes, which it cannot draw."""
+    model, runs = drawn_by(0), find_runs(trained, SETTINGS)
+    latents = torch.randn(48, 8, generator=stream(0, "latents"))
+    own = model.decode(latents, quiet=True)
+    stripes = np.zeros_like(own[:24])
+    stripes[:, ::2] = 255
+    settings = SETTINGS.model_copy(update={"models": ["vae"], "seeds": [0]})
+    found = compare_peers(
+        [run for run in runs if (run.model, run.seed) in (("glann", 0), ("vae", 0))],
+        settings,
+        EVALUATE,
+        0,
+        own,
+        own[:24],
+        stripes,
+        Projector(model, Known(own, latents, own[:0])),
+        latents,
+    )
+    assert found.foreign["glann_distance"]["auc"] == found.foreign["vae"]["auc"] == 1
+    assert not found.novelty  # hold-out images are training images
 
 
 def test_a_missing_training_is_named(trained: Path):

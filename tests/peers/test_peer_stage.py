@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from small_peers import SMALL
 from training_project import project, start, wait_for
 
+from glann.errors import DamagedFileError
 from glann.networks.mappings.network import MappingNetwork
 from glann.peers.judges import JudgeNetwork
 from glann.peers.settings import Peers
@@ -72,8 +74,10 @@ def test_a_killed_stage_ends_with_the_same_bytes_and_glann_samples_from_them(
     saved = killed / ".checkpoints"
 
     def half_done() -> bool:
-        found = [*saved.glob("gan-*.safetensors")]
-        return bool(found) and len(load_tensors(found[0])[1]["position"]["history"]) >= 3
+        for found in saved.glob("gan-*.safetensors"):
+            with suppress(DamagedFileError):  # it may be replaced while it is read
+                return len(load_tensors(found)[1]["position"]["history"]) >= 3
+        return False
 
     wait_for(half_done)
     process.kill()

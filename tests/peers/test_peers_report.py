@@ -27,14 +27,15 @@ def compared(*models: str) -> Comparison:
         count=24,
         reference_count=24,
         table={name: dict.fromkeys(COLUMNS, 0.25) for name in rows},
+        novelty=dict.fromkeys(rows[1:], 1.5),
         spread={name: dict.fromkeys(COLUMNS, 0.125) for name in models},
         seconds=350.0,
         speed=dict.fromkeys(rows[1:], 1234.5),
         acceptance=0.75 if "energy" in models else None,
         curves={name: [(0.5, 4.0), (1.0, 2.0)] for name in models},
         samples=dict.fromkeys(rows[1:], IMAGES),
-        reconstructed=dict.fromkeys(["holdout", "glann", "nearest"], IMAGES),
-        reconstructions={name: {"pixels": 12.5, "features": 1.5} for name in ("glann", "nearest")},
+        reconstructed=dict.fromkeys(["holdout", "glann_projected", "nearest"], IMAGES),
+        reconstructions={name: {"pixels": 12.5, "features": 1.5} for name in ("glann_projected", "nearest")},
         foreign={"glann": {"auc": 0.875, "holdout": 24, "foreign": 24}},
     )
 
@@ -45,6 +46,7 @@ def test_metrics_have_a_tree_per_model(tmp_path: Path):
     assert metrics["glann"] == dict.fromkeys(COLUMNS, 0.25) | {
         "runs": 2,
         "failed": 0,
+        "novelty": 1.5,
         "images": 1_000_000,
         "spread": 0.125,
     }
@@ -76,7 +78,7 @@ def test_the_table_has_a_row_per_model_and_names_failures(capsys: pytest.Capture
     lines = printed.splitlines()
     for label in ("training images", "GLANN", "WGAN-GP", "energy, refined", "O-GAN"):
         assert [line for line in lines if line.strip().startswith(label)]
-    assert "350 s of training" in printed and "samples/s" in printed and "1,234" in printed
+    assert "trainings, 350 s for each rival" in printed and "samples/s" in printed and "1,234" in printed
     assert "1,000,000" in printed and "O-GAN, seed 0: failed: all samples are [one] picture" in printed
     assert "…" not in printed and max(map(len, lines)) <= 150
 

@@ -92,10 +92,10 @@ def test_the_score_of_an_image_does_not_depend_on_others(colours: Generator):
 
 def test_refined_noise_has_the_density_of_its_energy(colours: Generator):
     k = 3.0
-    # U = k u, u the first coordinate of the unit vector: u then has the density exp(-k u) on [-1, 1], and the
-    # length of the noise keeps that of a standard normal.
-    judge = Reads(lambda code: k * code[:, :1])
-    config = Refine(steps=150, rate=0.3)
+    # w U = k u, u the first coordinate of the unit vector: u then has the density exp(-k u) on [-1, 1], and
+    # the length of the noise keeps that of a standard normal.
+    judge = Reads(lambda code: 4 * k * code[:, :1])
+    config = Refine(steps=150, rate=0.3, weight=0.25)
     noise, accepted = refine(noise_rows(0, 640, 3, 0, "test"), judge, colours, config, 0)
     u = F.normalize(noise, dim=1)[:, 0]
     assert 0.5 < accepted < 0.99  # a step as large as this must be corrected
