@@ -11,6 +11,7 @@ from conftest import ROOT
 from simulated_gpu import SimulatedGpu
 from small import SMALL, clusters
 
+from benchmarks import classifier
 from benchmarks.bench import Clock
 from benchmarks.gpu import Sizes, machine, table, timings
 from glann.glo.settings import Glo
@@ -30,6 +31,18 @@ def test_the_reference_learns(arguments: list[str], ignorance: float):
     command = [sys.executable, "-m", "benchmarks.reference", *arguments, "--threads=1"]
     said = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     assert said["seconds"] > 0 and said["loss"] < 0.6 * ignorance
+
+
+def test_the_classifier_tells_classes_of_images_that_it_has_not_seen():
+    draws = np.random.default_rng(0)
+    images = draws.integers(0, 80, (700, 12, 12, 1), np.uint8)
+    labels = draws.integers(0, 3, 700)
+    for image, label in zip(images, labels, strict=True):
+        image[4 * label : 4 * label + 4] += 60  # a band at the top, in the middle or at the bottom
+    model = classifier.train(images[:600], labels[:600], 3)
+    features, sure = model.look(images[600:])
+    assert features.shape == (100, classifier.FEATURES) and torch.allclose(sure.sum(dim=1), torch.ones(100))
+    assert (sure.argmax(dim=1).numpy() == labels[600:]).mean() > 0.9
 
 
 def test_the_clock_takes_the_place_of_checkpoints_in_both_trainings(shapes: np.ndarray, cpu: Execution):
