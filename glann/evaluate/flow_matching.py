@@ -25,7 +25,8 @@ class Velocity(nn.Module):
 def mismatch(velocity: Velocity, latents: Tensor) -> Tensor:
     """Compare the field with straight paths from noise to latents float32 [b, d], each at a random time.
 
-    It is ``|v((1 - t) e + t z, t) - (z - e)|²`` (equation 23 with no noise left at the end), float32 [].
+    It is the mean square of ``v((1 - t) e + t z, t) - (z - e)`` (equation 23 with no noise left at the end),
+    float32 [].
     """
     noise = torch.randn_like(latents)
     # One time in each of b equal parts of [0, 1]: the mean over times then varies less from batch to batch.

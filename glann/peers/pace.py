@@ -45,7 +45,7 @@ def images_in(
     Returns
     -------
     int
-        At least as many as there are images; three digits are not zero.
+        Rounded down to three digits, but at least as many as there are images.
     """
     shard = Shard(len(images), images_at_once(config))
     started = time.monotonic()
@@ -70,10 +70,10 @@ def images_in(
             elif (taken := time.monotonic() - began) > min(LONGEST, seconds / 10):
                 break
         per_image += share * taken / ((steps - WARM_UP) * shard.strata)
-    count = max(len(images), int(max(0.0, seconds - once) / per_image))
+    count = int(max(0.0, seconds - once) / per_image)
     digits = 10 ** max(0, len(str(count)) - 3)
     say(f"{name}: {1 / per_image:.4g} images/s, {once:.1f} s before the first")
-    return count // digits * digits
+    return max(len(images), count // digits * digits)
 
 
 def _batches(shard: Shard, done: float) -> Iterator[Batch]:

@@ -32,7 +32,7 @@ class Peer(Section):
 
 
 class Vae(Peer):
-    """Variational autoencoder (arXiv:1312.6114)."""
+    """Variational autoencoder (arXiv:1312.6114) with the reconstruction loss of GLO."""
 
     lr: Rate = 0.001
     """learning rate of all networks; parameter_groups can change it for one of them"""

@@ -1,4 +1,4 @@
-"""A variational autoencoder (arXiv:1312.6114)."""
+"""A variational autoencoder with a weight on the divergence (arXiv:1312.6114, arXiv:1804.03599)."""
 
 from collections.abc import Hashable
 

@@ -107,6 +107,22 @@ def test_a_single_step_of_an_o_gan_has_the_gradients_of_three_passes_through_the
     assert {name.split(".")[0] for name in found} == {"decoder", "judge"}
 
 
+def test_the_loss_of_an_o_gan_is_that_of_a_sum_by_hand(cpu: Execution, monkeypatch: pytest.MonkeyPatch):
+    """White images, drawn ones black: 2 apart in [-1, 1], so the squared distance is 4."""
+    step = step_of("ogan", np.full((12, 16, 16, 3), 255, np.uint8), cpu, correlation=0.5)
+    x = inputs(step)
+    monkeypatch.setattr(step, "draw", lambda noise: 0 * step.decoder(noise))
+
+    def judge(images: Tensor) -> Tensor:
+        """Give training images the score 2; drawn ones 5, and their noise as the code."""
+        code = x["noise"] - x["noise"].mean(dim=1, keepdim=True)
+        return 0 * images.sum() + (2.0 if images.mean() > 0.5 else 3 * code + 5)
+
+    monkeypatch.setattr(step, "judge", lambda images: judge(images).expand(12, 8))
+    # gap + gap² / (4 * 4) - correlation * 1, with the gap 2 - 5
+    assert step.gradients(x).item() == pytest.approx(-3 + 9 / 16 - 0.5, rel=1e-5)
+
+
 def test_the_penalty_of_a_gan_comes_every_few_steps_and_counts_as_often(cpu: Execution):
     step = step_of("gan", images_of(16), cpu, penalty=3.0, penalty_every=4)
     weights = [inputs(step, number).get("penalty") for number in range(9)]
@@ -204,7 +220,7 @@ def test_an_energy_model_has_the_gradients_of_three_losses(cpu: Execution):
     assert loss.item() == pytest.approx((of_energy + of_statistics).item(), rel=1e-5)
 
 
-def test_a_variational_autoencoder_has_the_loss_of_the_paper(cpu: Execution):
+def test_a_variational_autoencoder_adds_the_weighted_divergence_to_the_loss_of_glo(cpu: Execution):
     step = step_of("vae", images_of(16), cpu, beta=0.3)
     x = inputs(step) | {"weight": 0.75}
     loss = step.gradients(x)

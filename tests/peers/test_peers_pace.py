@@ -1,12 +1,14 @@
 """How many images fit a time, and the command that writes it down."""
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import fails_in_one_line, glann, glann_at_once
 from ruamel.yaml import YAML
-from small_peers import SMALL
+from small_peers import SMALL, section
 from training_project import project
 
 from glann.glo.settings import Loss
@@ -15,8 +17,11 @@ from glann.networks.decoders.settings import Decoder
 from glann.params import load_settings
 from glann.peers.pace import images_in
 from glann.peers.settings import Peers, Vae
+from glann.peers.train import STEPS
 from glann.presets import commented_yaml
 from glann.runtime.compute import Execution
+from glann.training.batches import Inputs
+from glann.training.course import Batch
 
 
 def test_more_images_fit_a_longer_time(shapes: np.ndarray, cpu: Execution):
@@ -27,6 +32,37 @@ def test_more_images_fit_a_longer_time(shapes: np.ndarray, cpu: Execution):
     )
     assert 5 < many / few < 100  # fifteen, but seconds go before the first step, and machines are busy
     assert few >= len(shapes) and all(count % 10 ** (len(str(count)) - 3) == 0 for count in (few, many))
+
+
+class Sleeps:
+    """A training step that takes 10 ms, after a second of preparation."""
+
+    optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+
+    def __init__(self, *given: object):
+        time.sleep(1)
+
+    def read(self, batch: Batch) -> Inputs:
+        return {"rows": batch.rows}
+
+    def phase(self, done: float) -> None:
+        return None
+
+    def __call__(self, x: Inputs) -> torch.Tensor:
+        time.sleep(0.01)
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize(("name", "at_once"), [("gan", 16), ("wgan_gp", 48)])
+def test_all_images_of_a_step_and_the_time_before_the_first_count(
+    name: str, at_once: int, shapes: np.ndarray, cpu: Execution, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(STEPS, name, Sleeps)
+    architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=8, size=16, channels=3)
+    config = section(name, batch_size=16, **({"critic_steps": 3} if name == "wgan_gp" else {}))
+    many = np.repeat(shapes, 2, axis=0)  # 96: batches are all full
+    found = images_in(11, name, many, config, architecture, Loss(), cpu)
+    assert 0.6 < found / (10 / 0.01 * at_once) <= 1  # a sleep may be longer
 
 
 def test_both_parts_of_a_perceptual_loss_count(
