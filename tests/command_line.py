@@ -33,10 +33,10 @@ def glann_at_once(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedP
     command = [str(GLANN), *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder, name) for name in ("stdout", "stderr")]
-        process = PREPARED.Process(target=_main, args=(command, cwd, *said))
+        process = PREPARED.Process(target=_main, args=(command, cwd, *said), daemon=True)
         process.start()
-        process.join()
-        assert process.exitcode is not None
+        process.join(timeout=120)
+        assert process.exitcode is not None, "still running"
         return subprocess.CompletedProcess(command, process.exitcode, *(path.read_text() for path in said))
 
 
