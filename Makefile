@@ -15,7 +15,7 @@ test: $(VENV)/installed-test
 	ruff check .
 	mypy
 	lint-imports
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-gpu: $(VENV)/installed-test
 	python -m benchmarks.gpu
