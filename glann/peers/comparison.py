@@ -164,7 +164,7 @@ def compare_peers(
             began = time.monotonic()
             refined, accepted = refine(noise, run.judge(execution), generator, settings.refine, run.seed)
             per_sample = (time.monotonic() - began) / len(noise) + 1 / speed["energy"]
-            speed["energy_refined"] = 1 / per_sample
+            speed.setdefault("energy_refined", 1 / per_sample)
             add("energy_refined", decoded(generator, refined))
             acceptance.append(accepted)
     firsts: dict[str, Run] = {}

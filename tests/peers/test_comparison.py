@@ -19,7 +19,7 @@ from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.settings import Evaluate
 from glann.networks.decoders.settings import Decoder
 from glann.networks.layers import initialize
-from glann.peers.comparison import Comparison, compare_peers
+from glann.peers.comparison import Comparison, Yardstick, compare_peers
 from glann.peers.judges import JudgeArchitecture, JudgeNetwork
 from glann.peers.runs import find_runs, load_foreign
 from glann.peers.settings import Peers, Refine
@@ -134,6 +134,15 @@ def test_training_images_are_their_own_nearest_images(comparison: Comparison):
     assert {*comparison.reconstructed} == {"holdout", *made} and {*comparison.reconstructions} == {*made}
     assert comparison.reconstructions["nearest"] == {"pixels": 0, "features": 0}
     assert all(comparison.reconstructions[name]["pixels"] > 10 for name in made[:-1])
+
+
+def test_copies_are_not_new_and_unseen_images_are_as_new_as_usual(cpu: Execution):
+    images, holdout = squares()[:40], squares()[40:]
+    yardstick = Yardstick(EVALUATE, 0, images, holdout, cpu)
+    _, copied = yardstick.measure("copies", lambda part: images[part])
+    repeated = np.tile(holdout, (5, 1, 1, 1))
+    _, unseen = yardstick.measure("unseen", lambda part: repeated[part])
+    assert copied == 0 and unseen == pytest.approx(1)
 
 
 def test_nobody_tells_images_from_the_same_images(comparison: Comparison):
