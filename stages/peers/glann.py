@@ -12,17 +12,17 @@ folder = Path("data/peers/trained", f"glann-{seed}")
 with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "glann", "seed": seed})) as this:
     import torch
 
-    from glann.errors import DivergedError, GlannError
+    from glann.errors import GlannError
     from glann.glo.train import train_glo
     from glann.images.classes import load_classes, needed
     from glann.imle.fit import fit_imle
     from glann.networks.generator import load_generator, save_generator
     from glann.peers.settings import SNAPSHOTS
     from glann.runtime.compute import execution
-    from glann.runtime.console import say
     from glann.runtime.files import load_json, save_json
     from glann.runtime.processes import rank
     from glann.training.checkpoints import Checkpoints
+    from stages.peers.outcome import launch
 
     if not seed.isdecimal():
         raise GlannError("peers: name a seed, as in: 0")
@@ -64,10 +64,4 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
                     save_generator(made / f"{name}.safetensors", *networks)
                 save_json(made / "result.json", {"images": epochs * len(images), "failed": None})
 
-    try:
-        this.launch(work)
-    except DivergedError as error:  # which is a result too, and the rivals should be compared
-        say(str(error))
-        this.clear()
-        with this.outputs() as made:
-            save_json(made / "result.json", {"images": None, "failed": error.what})
+    launch(this, work)

@@ -10,18 +10,18 @@ name, seed = (*sys.argv[1:], "", "")[:2]
 folder = Path("data/peers/trained", f"{name}-{seed}")
 
 with stage(Place("train", folder, "peers", Path("peers/dvc.yaml"), {"model": name, "seed": seed})) as this:
-    from glann.errors import DivergedError, GlannError
+    from glann.errors import GlannError
     from glann.networks.decoders.network import DecoderArchitecture
     from glann.networks.generator import save_generator
     from glann.params import load_settings
     from glann.peers.settings import Peers
     from glann.peers.train import STEPS, identity, train_peer
     from glann.runtime.compute import execution
-    from glann.runtime.console import say
     from glann.runtime.files import load_json, save_json
     from glann.runtime.processes import rank
     from glann.training.checkpoints import Checkpoints
     from glann.training.watch import Watch
+    from stages.peers.outcome import launch
 
     params, settings = this.params, load_settings("peers/params.yaml", Peers)
     if name not in STEPS or not seed.isdecimal():
@@ -62,10 +62,4 @@ with stage(Place("train", folder, "peers", Path("peers/dvc.yaml"), {"model": nam
                 save_json(made / "losses.json", result.history)
                 save_json(made / "result.json", {"images": len(result.history) * len(images), "failed": None})
 
-    try:
-        this.launch(work)
-    except DivergedError as error:  # which is a result too, and the other rivals should be compared
-        say(str(error))
-        this.clear()
-        with this.outputs() as made:
-            save_json(made / "result.json", {"images": None, "failed": error.what})
+    launch(this, work)
