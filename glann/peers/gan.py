@@ -30,9 +30,10 @@ class GanStep(PeerStep):
 
     def read(self, batch: Batch) -> Inputs:
         """Read the batch; if the step has a penalty, "penalty" is its weight."""
-        every = self.config.penalty_every
-        read = super().read(batch)
-        return read | ({"penalty": self.config.penalty / 2 * every} if batch.step % every == 0 else {})
+        read, every = super().read(batch), self.config.penalty_every
+        if batch.step % every == 0:
+            read["penalty"] = self.config.weight(self.architecture.config) / 2 * every
+        return read
 
     def gradients(self, x: Inputs) -> Tensor:
         """Compute the gradients of both networks."""

@@ -1,9 +1,10 @@
 """The settings of the rivals: peers/params.yaml."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from glann.networks.decoders.settings import Decoder
 from glann.runtime.settings import LARGEST, PathText, Section
 from glann.training.settings import ParameterGroup, Rate
 
@@ -14,15 +15,25 @@ SNAPSHOTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 Name = Literal["vae", "gan", "wgan_gp", "ogan", "energy"]
 
 
+def is_deep(decoder: Decoder) -> bool:
+    """Return whether a decoder, and thereby its judge, consists of residual blocks."""
+    return decoder.kind in ("residual", "smooth")
+
+
 class Peer(Section):
     """What all rivals have in common."""
+
+    rates: ClassVar[tuple[float, float]] = 0.0005, 0.0002
+    """learning rates with shallow decoders and with deep ones, whose judges are deep too, without
+    normalisation; there, higher rates diverged"""
 
     images: int = Field(1_000_000, ge=1, le=10**12)
     """images seen in training, repeats counted; rounded to whole passes"""
     batch_size: int = Field(64, ge=2, le=LARGEST)
     """images per step"""
-    lr: Rate = 0.0005
-    """learning rate of all networks; parameter_groups can change it for one of them"""
+    lr: Rate | None = None
+    """learning rate of all networks; parameter_groups can change it for one of them; null: 0.0005 with
+    decoders infogan and dcgan, 0.0002 with residual and smooth"""
     schedule: Literal["cosine", "constant"] = "constant"
     """learning rate over time: cosine (decays to 0) or constant"""
     ema: float = Field(0.999, ge=0, lt=1)
@@ -30,12 +41,19 @@ class Peer(Section):
     parameter_groups: list[ParameterGroup] = Field([])
     """settings per layer, as in glo; names begin with decoder, judge or statistics"""
 
+    def rate(self, decoder: Decoder) -> float:
+        """Return the learning rate."""
+        return self.rates[is_deep(decoder)] if self.lr is None else self.lr
+
 
 class Vae(Peer):
     """Variational autoencoder (arXiv:1312.6114) with the reconstruction loss of GLO."""
 
-    lr: Rate = 0.001
-    """learning rate of all networks; parameter_groups can change it for one of them"""
+    rates: ClassVar[tuple[float, float]] = 0.001, 0.0003
+
+    lr: Rate | None = None
+    """learning rate of all networks; parameter_groups can change it for one of them; null: 0.001 with
+    decoders infogan and dcgan, 0.0003 with residual and smooth"""
     schedule: Literal["cosine", "constant"] = "cosine"
     """learning rate over time: cosine (decays to 0) or constant"""
     parameter_groups: list[ParameterGroup] = Field([ParameterGroup(match="*", gradient="normalize")])
@@ -48,10 +66,15 @@ class Vae(Peer):
 class Gan(Peer):
     """Generative adversarial network (arXiv:1406.2661): non-saturating loss, R1 (arXiv:1801.04406)."""
 
-    penalty: float = Field(1.0, ge=0, le=1e6)
-    """weight gamma of R1, half the squared gradient of the discriminator at training images"""
+    penalty: float | None = Field(None, ge=0, le=1e6)
+    """weight gamma of R1, half the squared gradient of the discriminator at training images; null: 1 with
+    decoders infogan and dcgan, 10 with residual and smooth"""
     penalty_every: int = Field(4, ge=1, le=1000)
     """steps from one penalty to the next, which then counts as often (arXiv:1912.04958)"""
+
+    def weight(self, decoder: Decoder) -> float:
+        """Return the weight of the penalty."""
+        return (10.0 if is_deep(decoder) else 1.0) if self.penalty is None else self.penalty
 
 
 class WganGp(Peer):

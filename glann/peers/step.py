@@ -50,6 +50,8 @@ class PeerStep(ABC):
         The decoder and the judges, by name.
     average
         The moving average of the decoder.
+    lr
+        The learning rate.
     optimizer
         Of all networks.
     """
@@ -67,7 +69,7 @@ class PeerStep(ABC):
     ):
         self.name, self.images, self.shard = name, images, shard
         self.seed, self.execution, self.config = seed, execution, config
-        self.latent_dim = architecture.latent_dim
+        self.architecture = architecture
         self.networks = nn.ModuleDict({"decoder": DecoderNetwork(architecture)})
         for judge, (outputs, reads) in self.judges(architecture.latent_dim).items():
             mirrored = JudgeArchitecture(
@@ -83,7 +85,8 @@ class PeerStep(ABC):
         self.networks.to(execution.device).to(memory_format=torch.channels_last)
         self.decoder = self.networks["decoder"]
         self.average = MovingAverage(self.decoder, config.ema)
-        self.optimizer = adam(self.networks, config.lr, config.parameter_groups)
+        self.lr = config.rate(architecture.config)
+        self.optimizer = adam(self.networks, self.lr, config.parameter_groups)
 
     @staticmethod
     @abstractmethod
@@ -108,7 +111,7 @@ class PeerStep(ABC):
     @property
     def noise_dim(self) -> int:
         """Numbers that are drawn for each image of a batch."""
-        return self.latent_dim
+        return self.architecture.latent_dim
 
     def __call__(self, x: Inputs) -> Tensor:
         """Make the step and return the mean loss of this process's rows, float32 []."""
@@ -133,7 +136,7 @@ class PeerStep(ABC):
             parts = joined.split([gradient.numel() for gradient in gradients])
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
-        step(self.optimizer, self.config.lr * x["rate"])
+        step(self.optimizer, self.lr * x["rate"])
 
     def draw(self, noise: Tensor) -> Tensor:
         """Decode noise [b, d], projected to the unit sphere, to images [b, c, h, h]."""

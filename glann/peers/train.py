@@ -43,7 +43,7 @@ STEPS: Mapping[str, type[PeerStep]] = {
     "ogan": OganStep,
     "energy": EnergyStep,
 }
-REMEDY = "lower {0}.lr, or clip gradients by {0}.parameter_groups, in peers/params.yaml"
+REMEDY = "lower {0}.lr ({1:g}), or clip gradients by {0}.parameter_groups, in peers/params.yaml"
 ROWS_OF_NORM = 10_000  # most rows of noise with which batch-norm statistics are measured
 
 
@@ -143,7 +143,7 @@ def train_peer(
         epochs,
         config.schedule,
         checkpoints,
-        REMEDY.format(name),
+        REMEDY.format(name, step.lr),
         falls=name == "vae",
     ) as course:
         for _ in course.epochs():

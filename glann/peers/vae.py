@@ -17,6 +17,7 @@ from glann.training.batches import Inputs
 from glann.training.course import Batch
 from glann.training.shards import Shard
 
+LOG_VARIANCE = -30.0, 20.0  # as of the encoder in arXiv:2112.10752; beyond, exp overflows
 BETA_OF_FEATURES, BETA_OF_PIXELS = 30.0, 0.02  # features differ by far larger numbers than pixels
 
 
@@ -59,6 +60,7 @@ class VaeStep(PeerStep):
         """Compute the gradients of both networks."""
         images = self.real(x)
         mean, log_variance = self.judge(images).chunk(2, dim=1)
+        log_variance = log_variance.clamp(*LOG_VARIANCE)
         made = self.draw(mean + (log_variance / 2).exp() * x["noise"])
         with self.execution.autocast():
             reconstruction = self.loss_of(made, images, x["rows"], x)

@@ -21,12 +21,14 @@ class WganGpStep(PeerStep):
     @property
     def noise_dim(self) -> int:
         """Numbers per image: noise for the critic, noise for the decoder, and a place between two images."""
-        return 2 * self.latent_dim + 1
+        return 2 * self.architecture.latent_dim + 1
 
     def gradients(self, x: Inputs) -> Tensor:
         """Step the critic, and compute the gradients of the decoder."""
         parts = self.config.critic_steps
-        judged, drawn, place = x["noise"].split([self.latent_dim, self.latent_dim, 1], dim=1)
+        judged, drawn, place = x["noise"].split(
+            [self.architecture.latent_dim, self.architecture.latent_dim, 1], dim=1
+        )
         losses = []
         for real, noise, at in zip(
             *(rows.tensor_split(parts) for rows in (self.real(x), judged, place)), strict=True

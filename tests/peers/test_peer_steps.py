@@ -248,6 +248,27 @@ def test_without_a_weight_the_divergence_has_the_one_that_suits_the_loss(cpu: Ex
         assert step.beta == beta
 
 
+@pytest.mark.parametrize(("kind", "size", "deep"), [("infogan", 28, False), ("smooth", 28, True)])
+def test_without_a_rate_or_a_penalty_they_suit_the_depth_of_the_decoder(
+    kind: str, size: int, deep: bool, cpu: Execution
+):
+    decoder, rates = {"kind": kind}, {"vae": (0.001, 0.0003)}
+    for name in SECTIONS:
+        step = step_of(name, images_of(size), cpu, decoder=decoder, lr=None)
+        assert step.lr == rates.get(name, (0.0005, 0.0002))[deep]
+        assert step_of(name, images_of(size), cpu, decoder=decoder, lr=0.7).lr == 0.7
+    gan = step_of("gan", images_of(size), cpu, decoder=decoder, penalty=None, penalty_every=4)
+    assert inputs(gan)["penalty"] == (20 if deep else 2)  # half of gamma, for four steps
+
+
+def test_an_encoder_whose_variances_overflow_still_has_a_loss(cpu: Execution):
+    step = step_of("vae", images_of(16), cpu, beta=1.0)
+    with torch.no_grad():
+        step.networks["judge"].out.bias[8:] = 200.0
+    assert step.gradients(inputs(step)).isfinite()
+    assert all(gradient.isfinite().all() for gradient in taken(step).values())
+
+
 def test_the_divergence_of_a_known_posterior_is_that_of_the_closed_form(cpu: Execution):
     """All images get one posterior: mean 3 and variance e^-1, or the prior itself."""
     losses = []
