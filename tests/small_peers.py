@@ -25,6 +25,7 @@ SECTIONS: dict[str, type[Peer]] = {
 COMMON = {
     "batch_size": 8,
     "lr": 0.0002,
+    "betas": [0.5, 0.999],
     "schedule": "constant",
     "ema": 0.999,
     "parameter_groups": [],

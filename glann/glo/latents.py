@@ -13,6 +13,7 @@ from glann.images.tensors import thumbnails
 from glann.runtime.processes import rows_at_first, total
 from glann.runtime.randomness import noise_rows, stream, stream_seed
 from glann.training.batches import Inputs
+from glann.training.settings import BETAS
 from glann.training.shards import Shard
 
 PCA_IMAGES = 10_000  # images that principal components are fitted to, at most
@@ -59,14 +60,13 @@ class LatentTable:
         its own image's loss.
         """
         assert latents.grad is not None
-        betas = (0.5, 0.999)
         gradient = latents.grad * scale
         steps = self.steps[rows] + 1
-        moment = torch.lerp(gradient, self.moment[rows], betas[0])
-        square = torch.lerp(gradient.square(), self.square[rows], betas[1])
+        moment = torch.lerp(gradient, self.moment[rows], BETAS[0])
+        square = torch.lerp(gradient.square(), self.square[rows], BETAS[1])
         self.steps[rows], self.moment[rows], self.square[rows] = steps, moment, square
-        moment = moment / (1 - betas[0] ** steps)[:, None]
-        square = square / (1 - betas[1] ** steps)[:, None]
+        moment = moment / (1 - BETAS[0] ** steps)[:, None]
+        square = square / (1 - BETAS[1] ** steps)[:, None]
         moved = latents.detach() - lr * moment / (square.sqrt() + 1e-8)
         self.latents[rows] = F.normalize(moved, dim=1)
 

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from glann.errors import GlannError
 from glann.glo.latents import LatentNoise, LatentTable, initial_latents
@@ -27,7 +26,7 @@ from glann.runtime.randomness import stream
 from glann.training.batches import read_ahead
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
-from glann.training.optimization import MovingAverage, adam
+from glann.training.optimization import MovingAverage, adam, recompute_batch_norm
 from glann.training.replay import Replay
 from glann.training.shards import Shard
 from glann.training.state import Parts
@@ -141,7 +140,8 @@ def train_glo(
 
     trained = average.module
     assert isinstance(trained, DecoderNetwork)
-    _recompute_batch_norm(trained, table, shard, seed, execution)
+    batches = shard.batches(seed, "glo", "batch_norm")
+    recompute_batch_norm(trained, (table.latents[rows] for rows, _ in batches), execution)
     if watch and watch.begun:
         watch.look(trained, [table.latents], course.history, 1.0, execution)
     return GloResult(rows_at_first(table.latents).cpu(), trained.eval(), course.history)
@@ -220,13 +220,3 @@ def _check_variety(
         )
     other = "infogan" if images.shape[1] < SMALLEST_OF_DCGAN else "dcgan"
     say(f"glo: all latents decode to one picture; {_remedy(execution)}, or try glo.decoder.kind {other}")
-
-
-@torch.no_grad()
-def _recompute_batch_norm(
-    decoder: nn.Module, table: LatentTable, shard: Shard, seed: int, execution: Execution
-) -> None:
-    """Measure the batch-norm statistics again: those kept in training belong to other weights."""
-    batches = shard.batches(seed, "glo", "batch_norm")
-    with execution.autocast():
-        update_bn((table.latents[rows] for rows, _ in batches), decoder)

@@ -1,17 +1,18 @@
 """The settings of the rivals: peers/params.yaml."""
 
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from glann.networks.decoders.settings import Decoder
 from glann.runtime.settings import LARGEST, PathText, Section
-from glann.training.settings import ParameterGroup, Rate
+from glann.training.settings import BETAS, ParameterGroup, Rate
 
 LESS_MEMORY = "lower the peer's batch_size in peers/params.yaml, or glo.decoder.width"
 """what to advise if memory runs out"""
 SNAPSHOTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """fractions of the training after which the decoder is kept"""
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Name = Literal["vae", "gan", "wgan_gp", "ogan", "energy"]
 
 
@@ -34,6 +35,8 @@ class Peer(Section):
     lr: Rate | None = None
     """learning rate of all networks; parameter_groups can change it for one of them; null: 0.0005 with
     decoders infogan and dcgan, 0.0002 with residual and smooth"""
+    betas: list[Beta] = Field([*BETAS], min_length=2, max_length=2)
+    """decays per step of Adam's means of gradients and of squared gradients"""
     schedule: Literal["cosine", "constant"] = "constant"
     """learning rate over time: cosine (decays to 0) or constant"""
     ema: float = Field(0.999, ge=0, lt=1)

@@ -86,7 +86,8 @@ class PeerStep(ABC):
         self.decoder = self.networks["decoder"]
         self.average = MovingAverage(self.decoder, config.ema)
         self.lr = config.rate(architecture.config)
-        self.optimizer = adam(self.networks, self.lr, config.parameter_groups)
+        first, second = config.betas
+        self.optimizer = adam(self.networks, self.lr, config.parameter_groups, (first, second))
 
     @staticmethod
     @abstractmethod

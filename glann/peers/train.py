@@ -1,6 +1,6 @@
 """Training a rival on images, with the decoder of GLANN."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -8,8 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
-from torch.optim.swa_utils import update_bn
+from torch import Tensor, nn
 
 from glann.errors import GlannError
 from glann.glo.settings import Loss
@@ -30,6 +29,7 @@ from glann.runtime.randomness import noise_rows
 from glann.training.batches import read_ahead
 from glann.training.checkpoints import Checkpoints
 from glann.training.course import Course
+from glann.training.optimization import recompute_batch_norm
 from glann.training.replay import Replay
 from glann.training.shards import Shard
 from glann.training.state import Parts
@@ -166,7 +166,8 @@ def train_peer(
 
     kept_at = dict(zip(SNAPSHOTS, snapshots, strict=True))
     for decoder in (average, *snapshots):
-        _recompute_batch_norm(decoder, seed, name, min(n, ROWS_OF_NORM), config.batch_size, execution)
+        measured_with = _shares_of_noise(architecture, seed, name, min(n, ROWS_OF_NORM), config.batch_size)
+        recompute_batch_norm(decoder, (share.to(execution.device) for share in measured_with), execution)
     if watch and watch.begun:
         watch.look(average, shown, course.history, 1.0, execution)
     judge = step.networks["judge"]
@@ -207,15 +208,10 @@ def _check_memory(name: str, architecture: DecoderArchitecture, config: Peer, ex
     check_memory(name, needed, execution, f"{knobs} ({architecture.config.width})")
 
 
-@torch.no_grad()
-def _recompute_batch_norm(
-    decoder: nn.Module, seed: int, name: str, rows: int, batch: int, execution: Execution
-) -> None:
-    """Measure the batch-norm statistics again: those kept in training belong to other weights."""
-    architecture = decoder.architecture
-    assert isinstance(architecture, DecoderArchitecture)
-    noise = noise_rows(0, rows, architecture.latent_dim, seed, name, "batch_norm").to(execution.device)
-    edges = [*range(0, rows - 1, batch), rows]
-    with execution.autocast():
-        shares = (noise[a:b].tensor_split(ranks())[rank()] for a, b in pairwise(edges))  # of each batch
-        update_bn((F.normalize(share, dim=1) for share in shares), decoder)
+def _shares_of_noise(
+    architecture: DecoderArchitecture, seed: int, name: str, rows: int, batch: int
+) -> Iterator[Tensor]:
+    """Yield this process's share of each batch of noise on the unit sphere, float [b, d]."""
+    noise = noise_rows(0, rows, architecture.latent_dim, seed, name, "batch_norm")
+    for a, b in pairwise([*range(0, rows - 1, batch), rows]):
+        yield F.normalize(noise[a:b].tensor_split(ranks())[rank()], dim=1)

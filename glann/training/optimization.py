@@ -1,16 +1,17 @@
 """Adam with parameter groups, the learning-rate schedule, and the moving average of weights."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from glann.errors import GlannError
-from glann.training.settings import ParameterGroup
+from glann.runtime.compute import Execution
+from glann.training.settings import BETAS, ParameterGroup
 
 WARM_UP = 100  # steps
 
@@ -27,7 +28,9 @@ def learning_rate_factor(schedule: str, step: int, steps: int) -> float:
     return rise if schedule == "constant" else rise * (1 + math.cos(math.pi * step / steps)) / 2
 
 
-def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torch.optim.Adam:
+def adam(
+    module: nn.Module, lr: float, groups: Sequence[ParameterGroup], betas: tuple[float, float] = BETAS
+) -> torch.optim.Adam:
     """Return Adam over the module's parameters; each is in the first group whose pattern matches its name.
 
     Raises
@@ -49,7 +52,7 @@ def adam(module: nn.Module, lr: float, groups: Sequence[ParameterGroup]) -> torc
         rest = ParameterGroup(match="*")
         param_groups.append({"params": [*remaining.values()], **rest.model_dump(exclude={"match"})})
     on_gpu = next(module.parameters()).is_cuda
-    return torch.optim.Adam(param_groups, lr=lr, betas=(0.5, 0.999), fused=True, capturable=on_gpu)
+    return torch.optim.Adam(param_groups, lr=lr, betas=betas, fused=True, capturable=on_gpu)
 
 
 def step(optimizer: torch.optim.Adam, lr: float | Tensor) -> None:
@@ -107,3 +110,20 @@ class MovingAverage(AveragedModel):
             torch._foreach_lerp_(averages, parameters, share)
         for average, buffer in zip(self.module.buffers(), module.buffers(), strict=True):
             average.copy_(buffer)
+
+
+@torch.no_grad()
+def recompute_batch_norm(decoder: nn.Module, latents: Iterable[Tensor], execution: Execution) -> None:
+    """Measure the batch-norm statistics again: those kept in training belong to other weights.
+
+    Parameters
+    ----------
+    decoder
+        Also the moving average of one. Without batch normalisation, nothing is done.
+    latents
+        Batches float [b, d] to measure them with, on the decoder's device.
+    execution
+        Precision.
+    """
+    with execution.autocast():
+        update_bn(latents, decoder)

@@ -8,6 +8,7 @@ from pydantic import (
 
 from glann.runtime.settings import Section, Text
 
+BETAS = 0.5, 0.999  # of Adam, as of DCGAN (arXiv:1511.06434)
 Rate = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
 

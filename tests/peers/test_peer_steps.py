@@ -261,6 +261,12 @@ def test_without_a_rate_or_a_penalty_they_suit_the_depth_of_the_decoder(
     assert inputs(gan)["penalty"] == (20 if deep else 2)  # half of gamma, for four steps
 
 
+@pytest.mark.parametrize("name", SECTIONS)
+def test_all_networks_are_stepped_with_the_decays_that_are_set(name: str, cpu: Execution):
+    step = step_of(name, images_of(16), cpu, betas=[0.0, 0.9], parameter_groups=[{"match": "judge.*"}])
+    assert [group["betas"] for group in step.optimizer.param_groups] == [(0.0, 0.9)] * 2
+
+
 def test_an_encoder_whose_variances_overflow_still_has_a_loss(cpu: Execution):
     step = step_of("vae", images_of(16), cpu, beta=1.0)
     with torch.no_grad():

@@ -221,7 +221,9 @@ def test_weights_that_are_no_numbers_end_a_run_in_one_line(name: str, cpu: Execu
     said = str(error.value)
     assert "\n" not in said and said.startswith(f"{error.value.what}; no checkpoint was written yet; lower ")
     assert error.value.what.startswith(f"{name}: epoch 1, step ") and "the loss is nan" in error.value.what
-    assert f"lower {name}.lr (1e+38), or clip gradients by {name}.parameter_groups, in peers/params.yaml" in said
+    assert (
+        f"lower {name}.lr (1e+38), or clip gradients by {name}.parameter_groups, in peers/params.yaml" in said
+    )
 
 
 def test_samples_that_are_all_one_picture_end_a_run(
