@@ -17,7 +17,7 @@ from glann.imle.settings import Imle
 from glann.networks.decoders.settings import SIZES_MADE
 from glann.prepare.settings import Prepare
 from glann.runtime.files import STAGES
-from glann.runtime.settings import Compute, Section
+from glann.runtime.settings import IN_FILE, Compute, Section
 from glann.runtime.validation import one_line
 from glann.runtime.yaml_file import read_yaml
 from glann.sample.settings import Sample
@@ -74,6 +74,6 @@ def load_settings(path: str | Path, model: type[Settings]) -> Settings:
     if values is not None and not isinstance(values, dict):
         raise GlannError(f"{path}: expected keys and values, found a {type(values).__name__}")
     try:
-        return model.model_validate(values or {})
+        return model.model_validate(values or {}, context=IN_FILE)
     except ValidationError as error:
         raise GlannError(f"{path}: {one_line(error, model)}") from None

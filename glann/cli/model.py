@@ -43,7 +43,7 @@ def check_apart(out: Path) -> None:
     GlannError
         If `out` is in one of these folders.
     """
-    for stage in STAGES:
+    for stage in (*STAGES, "peers"):
         if out.resolve().is_relative_to(Path("data", stage).resolve()):
             raise GlannError(f"--out {out}: the pipeline puts its results there; use another folder")
 

@@ -31,25 +31,28 @@ def peers(
     from glann.estimate import training_seconds  # noqa: PLC0415
     from glann.networks.decoders.network import DecoderArchitecture  # noqa: PLC0415
     from glann.peers.pace import images_in  # noqa: PLC0415
+    from glann.peers.train import check_images  # noqa: PLC0415
     from glann.runtime.compute import execution  # noqa: PLC0415
     from glann.runtime.npy import load_npy  # noqa: PLC0415
 
     images = load_npy("data/prepare/images.npy", mmap=True)
-    on = execution(params.compute)
-    seconds = float(f"{seconds or training_seconds(params, len(images)):.3g}")
     architecture = DecoderArchitecture(
         config=params.glo.decoder,
         latent_dim=params.glo.latent_dim,
-        size=images.shape[1],
-        channels=images.shape[3],
+        size=params.prepare.resolution,
+        channels=params.prepare.channels,
     )
+    for name in settings.models:
+        check_images(images, architecture, getattr(settings, name))
+    on = execution(params.compute)
+    seconds = float(f"{seconds or training_seconds(params, len(images)):.3g}")
     yaml = yaml_editor()
     document = yaml.load(FILE.read_text(encoding="utf-8"))
     document["seconds"] = seconds
     for name in settings.models:
         config = getattr(settings, name)
         count = images_in(seconds, name, images, config, architecture, params.glo.loss, on)
-        document.setdefault(name, {})["images"] = count
+        document[name]["images"] = count
         write(f"{name}: {count:,} images in {seconds:g} s\n")
     with replacing(FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)

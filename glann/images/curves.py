@@ -9,6 +9,7 @@ from glann.runtime.files import replacing
 # Okabe & Ito (2008): these can be told apart with any kind of colour vision, and by their strokes in grey.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STROKES = ("-", "--", "-", "-.", ":", "--", "-.")
+MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
@@ -50,13 +51,16 @@ def curves(lines: Lines, x_label: str, y_label: str, logarithmic: bool = False) 
             y,
             color=COLOURS[i % len(COLOURS)],
             linestyle=STROKES[i % len(STROKES)],
-            marker="o" if logarithmic else None,
+            marker=MARKERS[i % len(MARKERS)] if logarithmic else None,
             markersize=4,
             label=label,
         )
     if logarithmic:
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        axes.set_yscale("log", subs=[2, 5])
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")  # the range may contain no power of ten
     elif all(isinstance(at, int) for x, _ in lines.values() for at in x):  # epochs
         axes.locator_params("x", integer=True)
     axes.set(xlabel=x_label, ylabel=y_label)

@@ -19,11 +19,6 @@ class EnergyStep(PeerStep):
 
     config: Energy
 
-    @staticmethod
-    def judges(latent_dim: int) -> dict[str, tuple[int, int]]:
-        """Return the energy, and the network that tells pairs of image and noise apart."""
-        return {"judge": (1, 0), "statistics": (1, latent_dim)}
-
     def gradients(self, x: Inputs) -> Tensor:
         """Compute the gradients of all three networks."""
         real, made = self.real(x).requires_grad_(), self.draw(x["noise"])

@@ -23,11 +23,6 @@ class GanStep(PeerStep):
 
     config: Gan
 
-    @staticmethod
-    def judges(latent_dim: int) -> dict[str, tuple[int, int]]:
-        """Return the discriminator, which gives a score."""
-        return {"judge": (1, 0)}
-
     def read(self, batch: Batch) -> Inputs:
         """Read the batch; if the step has a penalty, "penalty" is its weight."""
         read, every = super().read(batch), self.config.penalty_every

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from glann.networks.decoders.network import DecoderArchitecture
 from glann.networks.decoders.settings import Decoder
 from glann.runtime.settings import MOST_DIMENSIONS, Section
 from glann.runtime.tensors import load_network, save_tensors
@@ -29,6 +30,32 @@ class JudgeArchitecture(Section):
     outputs: int = Field(ge=1, le=MOST_DIMENSIONS)
     reads: int = Field(0, ge=0, le=MOST_DIMENSIONS)
     """numbers that it reads besides the image"""
+
+
+def judges_of(model: str, decoder: DecoderArchitecture) -> dict[str, JudgeArchitecture]:
+    """Return the networks that a rival trains besides its decoder.
+
+    Parameters
+    ----------
+    model
+        The rival's name.
+    decoder
+        Its decoder.
+
+    Returns
+    -------
+    dict
+        As ``judge`` what scores or encodes images; for ``energy`` also ``statistics``, which tells pairs of
+        image and noise apart.
+    """
+    latent_dim = decoder.latent_dim
+    # mean and logarithmic variance; the code and, as its mean, the score; otherwise a score alone
+    outputs = {"vae": 2 * latent_dim, "ogan": latent_dim}.get(model, 1)
+    judge = JudgeArchitecture(
+        config=decoder.config, resolution=decoder.size, channels=decoder.channels, outputs=outputs
+    )
+    more = {"statistics": judge.model_copy(update={"reads": latent_dim})} if model == "energy" else {}
+    return {"judge": judge, **more}
 
 
 class JudgeNetwork(nn.Module):

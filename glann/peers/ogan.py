@@ -19,11 +19,6 @@ class OganStep(PeerStep):
 
     config: Ogan
 
-    @staticmethod
-    def judges(latent_dim: int) -> dict[str, tuple[int, int]]:
-        """Return the judge, which gives a vector of the size of the noise."""
-        return {"judge": (latent_dim, 0)}
-
     def gradients(self, x: Inputs) -> Tensor:
         """Compute the gradients of both networks."""
         real, made = self.real(x), self.draw(x["noise"])

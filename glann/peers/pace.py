@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from glann.glo.settings import Loss
 from glann.networks.decoders.network import DecoderArchitecture
-from glann.peers.settings import Peer, Vae
+from glann.peers.settings import MOST_IMAGES, Peer, Vae
 from glann.peers.train import STEPS, images_at_once
 from glann.runtime.compute import Execution
 from glann.runtime.console import say
@@ -45,7 +45,7 @@ def images_in(
     Returns
     -------
     int
-        Rounded down to three digits, but at least as many as there are images.
+        Rounded down to three digits, but at least as many as there are images, and at most `MOST_IMAGES`.
     """
     shard = Shard(len(images), images_at_once(config))
     started = time.monotonic()
@@ -73,7 +73,7 @@ def images_in(
     count = int(max(0.0, seconds - once) / per_image)
     digits = 10 ** max(0, len(str(count)) - 3)
     say(f"{name}: {1 / per_image:.4g} images/s, {once:.1f} s before the first")
-    return max(len(images), count // digits * digits)
+    return min(max(len(images), count // digits * digits), MOST_IMAGES)
 
 
 def _batches(shard: Shard, done: float) -> Iterator[Batch]:

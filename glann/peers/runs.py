@@ -12,9 +12,9 @@ from glann.errors import DamagedFileError, GlannError
 from glann.evaluate.evaluation import Images
 from glann.networks.decoders.network import DecoderArchitecture
 from glann.networks.generator import load_generator
-from glann.peers.judges import JudgeNetwork
+from glann.peers.judges import JudgeNetwork, judges_of
 from glann.peers.settings import Peers
-from glann.prepare.reading import decode_all, decode_row
+from glann.prepare.reading import MOST_PIXELS, MOST_SIDE, decode_all, decode_row
 from glann.prepare.settings import Prepare
 from glann.runtime.compute import Execution
 from glann.runtime.files import load_json
@@ -72,8 +72,19 @@ class Run:
         return decoded(generator, generator.sample_latents(count, self.seed_of_samples))
 
     def judge(self, execution: Execution) -> JudgeNetwork:
-        """Read a rival's judge."""
-        return JudgeNetwork.load(self.folder / "judge.safetensors").to(execution.device)
+        """Read a rival's judge.
+
+        Raises
+        ------
+        DamagedFileError
+            If it is that of another model.
+        """
+        path = self.folder / "judge.safetensors"
+        judge = JudgeNetwork.load(path)
+        _, decoder = load_generator(self.folder / "generator.safetensors")
+        if judge.architecture != judges_of(self.model, decoder.architecture)["judge"]:
+            raise DamagedFileError(path, "is the judge of another model")
+        return judge.to(execution.device)
 
     def snapshots(self) -> list[tuple[float, str]]:
         """Return fractions of the training in ascending order, and what `generator` calls each."""
@@ -146,6 +157,11 @@ def load_foreign(
         raise GlannError(
             f"peers/params.yaml: foreign: {path}: expected uint8 [n, h, w] or [n, h, w, 1 or 3], found "
             f"{rows.dtype} {[*rows.shape]}"
+        )
+    if rows.shape[1] * rows.shape[2] > MOST_PIXELS or max(rows.shape[1:3]) > MOST_SIDE:
+        raise GlannError(
+            f"peers/params.yaml: foreign: {path}: at most {MOST_PIXELS:,} pixels per picture "
+            f"can be read, found {rows.shape[1]} x {rows.shape[2]}; make them smaller"
         )
     as_trained = Prepare(
         resolution=architecture.size,

@@ -2,14 +2,15 @@
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from glann.networks.decoders.settings import Decoder
-from glann.runtime.settings import LARGEST, PathText, Section
+from glann.runtime.settings import IN_FILE, LARGEST, PathText, Section
 from glann.training.settings import BETAS, ParameterGroup, Rate
 
 LESS_MEMORY = "lower the peer's batch_size in peers/params.yaml, or glo.decoder.width"
 """what to advise if memory runs out"""
+MOST_IMAGES = 10**12
 SNAPSHOTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """fractions of the training after which the decoder is kept"""
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -28,7 +29,7 @@ class Peer(Section):
     """learning rates with shallow decoders and with deep ones, whose judges are deep too, without
     normalisation; there, higher rates diverged"""
 
-    images: int = Field(1_000_000, ge=1, le=10**12)
+    images: int = Field(1_000_000, ge=1, le=MOST_IMAGES)
     """images seen in training, repeats counted; rounded to whole passes"""
     batch_size: int = Field(64, ge=2, le=LARGEST)
     """images per step"""
@@ -134,6 +135,17 @@ class Peers(Section):
     ogan: Ogan = Ogan()
     energy: Energy = Energy()
     refine: Refine = Refine()
+
+    @model_validator(mode="after")
+    def _has_what_dvc_reads(self, info: ValidationInfo) -> Self:
+        needed = {"models", "seeds", "seconds", "foreign", "refine", *self.models}
+        missing = [name for name in type(self).model_fields if name in needed - self.model_fields_set]
+        if info.context == IN_FILE and missing:
+            raise ValueError(
+                f"{', '.join(missing)}: missing, and DVC reads the file without defaults; copy from what "
+                "glann params --peers prints"
+            )
+        return self
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

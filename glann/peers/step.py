@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from glann.errors import GlannError
 from glann.glo.settings import Loss
 from glann.images.tensors import to_float
 from glann.networks.decoders.network import DecoderArchitecture, DecoderNetwork
 from glann.networks.layers import initialize
-from glann.peers.judges import JudgeArchitecture, JudgeNetwork
+from glann.peers.judges import JudgeNetwork, judges_of
 from glann.peers.settings import Peer
 from glann.runtime.compute import Execution
 from glann.runtime.processes import ranks, total
@@ -71,14 +72,7 @@ class PeerStep(ABC):
         self.seed, self.execution, self.config = seed, execution, config
         self.architecture = architecture
         self.networks = nn.ModuleDict({"decoder": DecoderNetwork(architecture)})
-        for judge, (outputs, reads) in self.judges(architecture.latent_dim).items():
-            mirrored = JudgeArchitecture(
-                config=architecture.config,
-                resolution=architecture.size,
-                channels=architecture.channels,
-                outputs=outputs,
-                reads=reads,
-            )
+        for judge, mirrored in judges_of(name, architecture).items():
             self.networks[judge] = JudgeNetwork(mirrored)
         for part, network in self.networks.items():
             initialize(network, stream(seed, name, part))
@@ -87,12 +81,10 @@ class PeerStep(ABC):
         self.average = MovingAverage(self.decoder, config.ema)
         self.lr = config.rate(architecture.config)
         first, second = config.betas
-        self.optimizer = adam(self.networks, self.lr, config.parameter_groups, (first, second))
-
-    @staticmethod
-    @abstractmethod
-    def judges(latent_dim: int) -> dict[str, tuple[int, int]]:
-        """Return by name the judges' outputs, and the numbers that each reads besides images."""
+        try:
+            self.optimizer = adam(self.networks, self.lr, config.parameter_groups, (first, second))
+        except GlannError as error:
+            raise GlannError(f"peers/params.yaml: {name}.{error}") from None
 
     def read(self, batch: Batch) -> Inputs:
         """Read the images of a batch, and draw its noise, the same for any number of ranks."""

@@ -110,15 +110,9 @@ def train_peer(
     GlannError
         If the images do not fit the decoder, or there is not enough memory.
     """
+    check_images(images, architecture, config)
     n = len(images)
-    _check_images(images, architecture)
     shard = Shard(n, images_at_once(config), rank(), ranks())
-    smallest = n // shard.steps  # batch
-    if isinstance(config, WganGp) and smallest < 2 * config.critic_steps * ranks():
-        raise GlannError(
-            f"wgan_gp.critic_steps: {config.critic_steps} steps need {2 * config.critic_steps * ranks()} "
-            f"images or more, there are {smallest} per batch; lower it"
-        )
     _check_memory(name, architecture, config, execution)
     own = images[shard.start : shard.stop]
     step = STEPS[name](name, own, architecture, config, loss, shard, seed, execution)
@@ -188,12 +182,25 @@ def identity(latent_dim: int) -> MappingNetwork:
     ).eval()
 
 
-def _check_images(images: NDArray[np.uint8], architecture: DecoderArchitecture) -> None:
+def check_images(images: NDArray[np.uint8], architecture: DecoderArchitecture, config: Peer) -> None:
+    """Check that a rival can be trained on images, given as for `train_peer`.
+
+    Raises
+    ------
+    GlannError
+        If their shape or type is wrong, or there are too few.
+    """
     wanted = (architecture.size, architecture.size, architecture.channels)
     if images.dtype != np.uint8 or images.shape[1:] != wanted or len(images) < 2:
         raise GlannError(
             f"peers: needs two or more images as uint8 [n, {', '.join(map(str, wanted))}], found "
-            f"{images.dtype} {list(images.shape)}"
+            f"{images.dtype} {list(images.shape)}; run: dvc repro"
+        )
+    smallest = len(images) // Shard(len(images), images_at_once(config)).steps  # batch
+    if isinstance(config, WganGp) and smallest < (needed := 2 * config.critic_steps * ranks()):
+        raise GlannError(
+            f"peers/params.yaml: wgan_gp.critic_steps: {config.critic_steps} steps need {needed} images or "
+            f"more, there are {smallest} per batch; lower it"
         )
 
 

@@ -42,11 +42,6 @@ class VaeStep(PeerStep):
         usual = BETA_OF_FEATURES if loss.kind == "perceptual" else BETA_OF_PIXELS
         self.beta = usual if config.beta is None else config.beta
 
-    @staticmethod
-    def judges(latent_dim: int) -> dict[str, tuple[int, int]]:
-        """Return the encoder, which gives mean and logarithmic variance."""
-        return {"judge": (2 * latent_dim, 0)}
-
     def read(self, batch: Batch) -> Inputs:
         """Read the batch, and draw what is random in the reconstruction loss."""
         draws = stream(self.seed, self.name, batch.step, "loss")

@@ -13,11 +13,6 @@ class WganGpStep(PeerStep):
 
     config: WganGp
 
-    @staticmethod
-    def judges(latent_dim: int) -> dict[str, tuple[int, int]]:
-        """Return the critic, which gives a score."""
-        return {"judge": (1, 0)}
-
     @property
     def noise_dim(self) -> int:
         """Numbers per image: noise for the critic, noise for the decoder, and a place between two images."""

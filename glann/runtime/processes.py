@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from glann.runtime.console import STDERR
 from glann.runtime.settings import Compute
 from glann.runtime.signals import Stopped, end_with_parent
 
+Value = TypeVar("Value")
 SECONDS_TO_STOP = 20  # for a last checkpoint, if the starting process has died
 OURS = "GLANN_LAUNCHED"  # pid of the starting process, in processes started by `launch`
 
@@ -155,13 +157,13 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
-def decided_by_first(answer: bool) -> bool:
-    """Return rank 0's answer on every rank."""
+def from_first(value: Value) -> Value:
+    """Return rank 0's value on every rank: anything that can be pickled, a tensor on the CPU."""
     if ranks() == 1:
-        return answer
-    answers = [answer]
-    dist.broadcast_object_list(answers, src=0)
-    return answers[0]
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def all_rows(part: Tensor) -> Tensor:

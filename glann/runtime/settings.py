@@ -13,6 +13,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 LARGEST = 10**9  # bound of integers without a tighter one: their products still fit into 64 bits
+IN_FILE = "in a file"
+"""context in which settings are checked that come from a file, not from Python"""
 MOST_DIMENSIONS = 2**20  # bound of latent and noise sizes in files
 MOST_CLASSES = 10_000  # of a conditional mapping
 

@@ -14,7 +14,7 @@ from glann.errors import GlannError
 from glann.runtime.code import digests_of_stage
 from glann.runtime.console import say
 from glann.runtime.files import STAGES
-from glann.runtime.processes import decided_by_first, rank, ranks
+from glann.runtime.processes import from_first, rank, ranks
 from glann.runtime.signals import Stopped, stop_requested
 from glann.runtime.tensors import load_tensors, save_tensors
 
@@ -63,7 +63,7 @@ class Checkpoints:
             Raises ValueError if the run cannot continue from the tensors and position.
         """
         found = self._read(check) if rank() == 0 else None
-        if not decided_by_first(found is not None):
+        if not from_first(found is not None):
             return None
         return found or self._read(check)
 
@@ -91,7 +91,7 @@ class Checkpoints:
         """Return whether to save after this step: it is time, or a signal came. The same on every rank."""
         if ranks() > 1 and step % DECIDE_EVERY:
             return False
-        return decided_by_first(stop_requested() or time.monotonic() - self.last >= self.seconds)
+        return from_first(stop_requested() or time.monotonic() - self.last >= self.seconds)
 
     def save(self, tensors: dict[str, Tensor], position: Any) -> None:
         """Replace the checkpoint. If it cannot be written, training continues and the last one stays.
@@ -117,7 +117,7 @@ class Checkpoints:
                 )
             except (GlannError, OSError) as error:
                 failed = f"{error}"
-        stopping = decided_by_first(stop_requested())
+        stopping = from_first(stop_requested())
         finished = isinstance(position, dict) and position.get("finished")
         if failed and not stopping and not finished and not self.warned:
             self.warned = True  # once is enough; after a finished run, writing the results would fail too

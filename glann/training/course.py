@@ -18,7 +18,7 @@ from glann.errors import DivergedError
 from glann.runtime.checkpoint_files import Position
 from glann.runtime.console import say
 from glann.runtime.memory import memory_in_use
-from glann.runtime.processes import decided_by_first, rank, ranks, total
+from glann.runtime.processes import from_first, rank, ranks, total
 from glann.runtime.progress import progress
 from glann.runtime.signals import stop_requested
 from glann.runtime.validation import one_line
@@ -220,6 +220,7 @@ class Course(AbstractContextManager["Course"]):
             If the run diverges.
         """
         self._read()
+        self._check_numbers()
         loss = float(f"{total(self._sum).item() / self.shard.n:.6g}")
         self.history.append({"epoch": len(self.history) + 1, "loss": loss, **more})
         self._begin_epoch()
@@ -281,16 +282,8 @@ class Course(AbstractContextManager["Course"]):
             raise ValueError(f"step {at.step} of {at.steps}, {at.epochs} epochs, {at.rows} rows")
         return at
 
-    def _save(self, finished: bool = False) -> None:
-        """Save a checkpoint, unless the run is diverging.
-
-        Raises
-        ------
-        GlannError
-            If weights are NaN or infinite.
-        Stopped
-            If a signal asked for it.
-        """
+    def _check_numbers(self) -> None:
+        """Stop the run if weights, or the optimiser's moments, are NaN or infinite."""
         networks = [part for part in self.parts.values() if isinstance(part, nn.Module)]
         weights = [weight for network in networks for weight in network.parameters()]
         if not torch.stack([weight.isfinite().all() for weight in weights]).all():
@@ -305,10 +298,22 @@ class Course(AbstractContextManager["Course"]):
         ]
         if moments and not torch.stack([moment.isfinite().all() for moment in moments]).all():
             self.stop("gradients are so large that their squares overflow")
+
+    def _save(self, finished: bool = False) -> None:
+        """Save a checkpoint, unless the run is diverging.
+
+        Raises
+        ------
+        GlannError
+            If weights are NaN or infinite.
+        Stopped
+            If a signal asked for it.
+        """
+        self._check_numbers()
         if self.checkpoints is None:
             return
         loss, rows = total(torch.stack([self._sum, torch.full_like(self._sum, self._rows)])).tolist()
-        if rows and self._far_off(loss / rows) and not decided_by_first(stop_requested()):
+        if rows and self._far_off(loss / rows) and not from_first(stop_requested()):
             return
         if not math.isfinite(loss):
             self.stop(f"the loss is {loss}")

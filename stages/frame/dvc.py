@@ -185,19 +185,42 @@ def healing(path: Path) -> str:
     DVC trusts the files in its cache: a file that is damaged there is restored again and again, even after a
     forced run of the stage.
     """
-    locks = [read_yaml(lock) or {} for lock in (Path("dvc.lock"), Path("peers/dvc.lock")) if lock.is_file()]
-    stages = [entry for lock in locks for entry in (lock.get("stages") or {}).values()]
-    outs = [out for entry in stages for out in entry.get("outs", [])]
-    recorded = next((out["md5"] for out in outs if out["path"] == path.as_posix()), None)
-    if recorded is None:
+    outs = [
+        (out["path"], out["md5"], again)
+        for lock, again in (("dvc.lock", "dvc repro"), ("peers/dvc.lock", "dvc repro peers/dvc.yaml"))
+        if Path(lock).is_file()
+        for entry in ((read_yaml(lock) or {}).get("stages") or {}).values()
+        for out in entry.get("outs", [])
+    ]
+    found = next((out for out in outs if path.is_relative_to(out[0])), None)
+    if found is None:
         return ""
+    output, recorded, again = found
     where = subprocess.run(
         [sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    cached = Path(where or ".dvc/cache").absolute() / "files/md5" / recorded[:2] / recorded[2:]
-    if cached.is_relative_to(Path.cwd()):
-        cached = cached.relative_to(Path.cwd())
-    file = shlex.quote(str(path))
+    cache = Path(where or ".dvc/cache").absolute()
+    if cache.is_relative_to(Path.cwd()):
+        cache = cache.relative_to(Path.cwd())
+    recorded = _in_folder(cache, recorded, path.relative_to(output).as_posix())
+    cached = _cached(cache, recorded)
+    file, whole = shlex.quote(str(path)), shlex.quote(output)
     if cached.is_file() and hashlib.md5(cached.read_bytes(), usedforsecurity=False).hexdigest() == recorded:
-        return f"; DVC's cache has an undamaged copy; run: rm {file} && dvc checkout {file}"
-    return f"; run: rm -f {file} {shlex.quote(str(cached))} && dvc repro"
+        return f"; DVC's cache has an undamaged copy; run: rm {file} && dvc checkout {whole}"
+    return f"; run: rm -rf {whole} {shlex.quote(str(cached))} && {again}"
+
+
+def _cached(cache: Path, recorded: str) -> Path:
+    """Return where DVC keeps a file or the list of a folder's files."""
+    return cache / "files/md5" / recorded[:2] / recorded[2:]
+
+
+def _in_folder(cache: Path, recorded: str, name: str) -> str:
+    """Return what DVC has recorded of a file in an output that is a folder; otherwise `recorded`."""
+    if not recorded.endswith(".dir"):
+        return recorded
+    try:
+        listed = json.loads(_cached(cache, recorded).read_text(encoding="utf-8"))
+        return str(next(entry["md5"] for entry in listed if entry["relpath"] == name))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+        return recorded

@@ -98,7 +98,7 @@ class Stage:
         self._before = self._noted()
         self.project = project_folder()
         self.settings = read_yaml("params.yaml") or {}
-        self.params = _located(load_params(), self.project)
+        self.params = self._located(load_params())
         self.checkpoints = self.project / ".checkpoints"
         where = "" if self.project == Path.cwd() else f"-{Path.cwd().name}"
         self.page = self.project / f"watch/{self.name}{where}.html"
@@ -108,6 +108,24 @@ class Stage:
             folder = self.project / self.params.compute.tensorboard
             check_tensorboard(folder)
             self.events = folder / f"{self.name}{where}-{at_start}"
+
+    def located(self, path: str | None) -> str | None:
+        """Redirect a path that exists in the project but not in the temporary workspace of an experiment."""
+        if path is None or _has_files(Path(path)) or not _has_files(self.project / path):
+            return path
+        return str(self.project / path)
+
+    def _located(self, params: Params) -> Params:
+        glo, located = params.glo, self.located
+        loss = glo.loss.model_copy(update={"weights": located(glo.loss.weights)})
+        return params.model_copy(
+            update={
+                "prepare": params.prepare.model_copy(update={"path": located(params.prepare.path)}),
+                "glo": glo.model_copy(update={"loss": loss, "start_from": located(glo.start_from)}),
+                "imle": params.imle.model_copy(update={"start_from": located(params.imle.start_from)}),
+                "evaluate": params.evaluate.model_copy(update={"weights": located(params.evaluate.weights)}),
+            }
+        )
 
     def prepared(self, name: str, check: bool = True) -> "NDArray[np.uint8]":
         """Map an array of prepare, "images" or "holdout": uint8 [n, h, w, c].
@@ -225,25 +243,6 @@ def _differences(before: Any, after: Any, path: str = "") -> list[str]:
         for key in dict.fromkeys([*before, *after])
         for name in _differences(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
     ]
-
-
-def _located(params: Params, project: Path) -> Params:
-    """Redirect paths that exist in the project but not in the temporary workspace of an experiment."""
-
-    def located(path: str | None) -> str | None:
-        if path is None or _has_files(Path(path)) or not _has_files(project / path):
-            return path
-        return str(project / path)
-
-    loss = params.glo.loss.model_copy(update={"weights": located(params.glo.loss.weights)})
-    return params.model_copy(
-        update={
-            "prepare": params.prepare.model_copy(update={"path": located(params.prepare.path)}),
-            "glo": params.glo.model_copy(update={"loss": loss, "start_from": located(params.glo.start_from)}),
-            "imle": params.imle.model_copy(update={"start_from": located(params.imle.start_from)}),
-            "evaluate": params.evaluate.model_copy(update={"weights": located(params.evaluate.weights)}),
-        }
-    )
 
 
 def _has_files(path: Path) -> bool:

@@ -12,7 +12,7 @@ with stage(Place("foreign", Path("data/peers/foreign"), "peers", Path("peers/dvc
     from glann.peers.settings import Peers
     from glann.runtime.files import save_json
 
-    path = load_settings("peers/params.yaml", Peers).foreign
+    path = this.located(load_settings("peers/params.yaml", Peers).foreign)
     found = of_file(path, this.project / ".cache/inputs.sqlite")
     if found is None:
         raise GlannError(

@@ -20,7 +20,7 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
     from glann.peers.settings import SNAPSHOTS
     from glann.runtime.compute import execution
     from glann.runtime.files import load_json, save_json
-    from glann.runtime.processes import rank
+    from glann.runtime.processes import from_first, rank
     from glann.training.checkpoints import Checkpoints
     from stages.peers.outcome import launch
 
@@ -53,7 +53,8 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
             trained = train_glo(images, glo, int(seed), on, of_glo)
             labels = None if classes is None else torch.from_numpy(classes.images)
             names = None if classes is None else classes.names
-            fitted = fit_imle(trained.latents, imle, int(seed), on, of_imle, labels=labels, class_names=names)
+            latents = from_first(trained.latents)  # which alone has all of them
+            fitted = fit_imle(latents, imle, int(seed), on, of_imle, labels=labels, class_names=names)
             found[at] = fitted.mapping, trained.decoder
         if known:
             found[1.0] = load_generator("data/imle/generator.safetensors")

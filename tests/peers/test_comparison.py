@@ -14,13 +14,12 @@ from conftest import ROOT
 from ruamel.yaml import YAML
 from small import small_generator
 
-from glann.errors import GlannError
+from glann.errors import DamagedFileError, GlannError
 from glann.evaluate.comparison import COLUMNS
 from glann.evaluate.settings import Evaluate
-from glann.networks.decoders.settings import Decoder
 from glann.networks.layers import initialize
 from glann.peers.comparison import Comparison, Yardstick, compare_peers
-from glann.peers.judges import JudgeArchitecture, JudgeNetwork
+from glann.peers.judges import JudgeNetwork, judges_of
 from glann.peers.runs import find_runs, load_foreign
 from glann.peers.settings import Peers, Refine
 from glann.peers.train import identity
@@ -30,10 +29,10 @@ from glann.runtime.files import file_digest, save_json
 from glann.runtime.npy import digest_of_rows, save_npy
 from glann.runtime.randomness import stream
 from glann.runtime.settings import Compute
+from glann.runtime.tensors import save_tensors
 from glann.sample.generator import Generator
 
 SETTINGS = Peers(models=["vae", "gan", "energy"], seeds=[0, 1], refine=Refine(steps=2))
-OUTPUTS = {"vae": 16, "gan": 1, "energy": 1}
 EVALUATE = Evaluate(features="pixels", count=40)
 
 
@@ -69,11 +68,7 @@ def save_trained(trained: Path) -> None:
             for at in (0.5, 0.0625):
                 drawn_by(seed + 5).save(folder / f"snapshots/{at:g}.safetensors")
             if name != "glann":
-                judge = JudgeNetwork(
-                    JudgeArchitecture(
-                        config=Decoder(width=8), resolution=16, channels=3, outputs=OUTPUTS[name]
-                    )
-                )
+                judge = JudgeNetwork(judges_of(name, drawn_by(seed).decoder.architecture)["judge"])
                 initialize(judge, stream(seed, name))
                 judge.save(folder / "judge.safetensors")
 
@@ -202,6 +197,15 @@ def test_other_arrays_of_foreign_images_are_refused(tmp_path: Path, cpu: Executi
         load_foreign(str(tmp_path / "rows.npy"), squares(), small_generator(cpu).decoder.architecture)
 
 
+def test_foreign_images_that_are_too_large_are_not_decoded(tmp_path: Path, cpu: Execution):
+    rows = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.uint8, (2, 9500, 9500))
+    del rows  # sparse
+    with pytest.raises(
+        GlannError, match=r"at most 89,478,485 pixels per picture can be read, found 9500 x 9500"
+    ):
+        load_foreign(str(tmp_path / "rows.npy"), squares(), small_generator(cpu).decoder.architecture)
+
+
 def test_a_file_that_is_missing_is_named_with_its_key(cpu: Execution):
     for path in ("missing.npy", "."):
         with pytest.raises(GlannError, match=rf"^peers/params\.yaml: foreign: {path}: "):
@@ -224,6 +228,21 @@ def test_the_stage_writes_metrics_and_plots(tmp_path: Path):
     (tmp_path / "data/imle").mkdir()
     model.save(tmp_path / "data/imle/generator.safetensors")
     save_trained(tmp_path / "data/peers/trained")
+    finished = {
+        "history": [{"epoch": 1, "loss": 1.0}],
+        "step": 0,
+        "rows": 0,
+        "sum": 0.0,
+        "epochs": 1,
+        "steps": 1,
+        "finished": True,
+    }
+    for training in ("gan", "glann_glo", "imle"):  # of which the last is the main pipeline's
+        save_tensors(
+            tmp_path / f".checkpoints/{training}-0123456789abcdef.safetensors",
+            {"weight": torch.zeros(1)},
+            {"run": training, "folder": str(tmp_path), "position": finished},
+        )
     for file, settings in (
         ("params.yaml", {"evaluate": EVALUATE.model_dump(), "compute": {"device": "cpu", "threads": 1}}),
         ("peers/params.yaml", SETTINGS.model_dump()),
@@ -240,6 +259,9 @@ def test_the_stage_writes_metrics_and_plots(tmp_path: Path):
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    assert [path.name for path in (tmp_path / ".checkpoints").iterdir()] == [
+        "imle-0123456789abcdef.safetensors"
+    ]
     assert "GAN, seed 0: failed: the loss is not finite" in result.stdout
     compared = tmp_path / "data/peers/compared"
     metrics = json.loads((compared / "metrics.json").read_text())
@@ -247,6 +269,17 @@ def test_the_stage_writes_metrics_and_plots(tmp_path: Path):
     assert {path.name for path in (compared / "plots").iterdir()} == {
         *("frechet.json", "frechet.png", "grids.png", "reconstructions.png", "refined.png")
     }
+
+
+def test_the_judge_of_another_model_is_refused(trained: Path, tmp_path: Path, cpu: Execution):
+    copy = tmp_path / "trained"
+    shutil.copytree(trained, copy)
+    runs = {(run.model, run.seed): run for run in find_runs(copy, SETTINGS)}
+    for run in (runs["vae", 1], runs["energy", 1]):
+        run.judge(cpu)
+    shutil.copy(copy / "vae-1/judge.safetensors", copy / "energy-1/judge.safetensors")
+    with pytest.raises(DamagedFileError, match=r"energy-1/judge\.safetensors: is the judge of another model"):
+        runs["energy", 1].judge(cpu)
 
 
 def test_a_result_that_is_none_is_one_line(trained: Path, tmp_path: Path):

@@ -3,13 +3,16 @@
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ruamel.yaml import YAML
 from small_peers import SMALL
 from training_project import project, start, wait_for
 
@@ -18,9 +21,11 @@ from glann.networks.mappings.network import MappingNetwork
 from glann.peers.judges import JudgeNetwork
 from glann.peers.settings import Peers
 from glann.presets import commented_yaml
+from glann.runtime.files import save_json
 from glann.runtime.settings import Compute
 from glann.runtime.tensors import load_tensors
 from glann.sample.generator import Generator
+from stages.peers.outcome import lasting
 
 FILES = [
     "generator.safetensors",
@@ -117,8 +122,11 @@ def test_a_run_that_diverges_is_a_result_too(shapes: np.ndarray, tmp_path: Path)
     status, said = train(folder, "vae", "0")
     assert status == 0 and len(said) == 1, said
     what = json.loads((folder / "data/peers/trained/vae-0/result.json").read_text())["failed"]
-    assert re.fullmatch(r"vae: epoch 1, step \d+: the loss is (nan|inf)", what)
-    assert said[0].startswith(f"glann: {what}; no checkpoint was written yet; lower vae.lr")
+    assert what == "vae: epoch 1: the loss is not finite"
+    noticed = (
+        r"glann: vae: epoch 1, step \d+: the loss is (nan|inf); no checkpoint was written yet; lower vae.lr"
+    )
+    assert re.match(noticed, said[0])
     assert [*digests(folder, "vae-0")] == ["result.json"]
 
 
@@ -127,8 +135,29 @@ def test_of_several_processes_that_diverge_the_first_line_is_the_result(shapes: 
     status, said = train(folder, "vae", "0")
     assert status == 0 and len(said) == 1, said
     found = json.loads((folder / "data/peers/trained/vae-0/result.json").read_text())
-    assert found["images"] is None and found["failed"].startswith("vae: epoch 1, step ")
-    assert "; " not in found["failed"] and said[0].startswith(f"glann: {found['failed']}; ")
+    assert found == {"images": None, "failed": "vae: epoch 1: the loss is not finite"}
+    assert said[0].startswith("glann: vae: epoch 1, step ")
+
+
+def test_why_a_run_failed_does_not_depend_on_when_that_was_noticed():
+    for noticed in (
+        "gan: epoch 3, step 8: the loss is -inf",
+        "gan: epoch 3: the loss is nan",
+        "gan: epoch 3, step 2: gradients are so large that their squares overflow",
+    ):
+        assert lasting(noticed) == "gan: epoch 3: the loss is not finite"
+    assert lasting("gan: epoch 3: all samples are one picture") == "gan: epoch 3: all samples are one picture"
+
+
+def test_several_processes_train_glann_with_another_seed_and_classes(shapes: np.ndarray, tmp_path: Path):
+    changes = {"imle": {"conditional": True, "epochs": 2}, "glo": {"epochs": 2}}
+    folder = with_peers(project(tmp_path / "project", shapes, changes, processes=2), "gan")
+    images = {"images": [0, 1] * 40, "holdout": []}
+    save_json(folder / "data/prepare/classes.json", {"names": ["a", "b"], **images})
+    assert run(folder, "stages.peers.glann", "1")[0] == 0
+    made = folder / "data/peers/trained/glann-1"
+    assert json.loads((made / "result.json").read_text()) == {"images": 160, "failed": None}
+    assert Generator.load(made / "generator.safetensors", ON_CPU).sample(3, seed=1).std() > 1
 
 
 def test_wrong_arguments_are_one_line(shapes: np.ndarray, tmp_path: Path):
@@ -159,3 +188,30 @@ def test_the_content_of_foreign_pictures_is_noted(shapes: np.ndarray, tmp_path: 
         assert run(folder, "stages.peers.foreign") == (0, [])
         found.add(noted.read_text())
     assert len(found) == 2
+    # A temporary workspace of an experiment has only the files that git tracks.
+    workspace = folder / ".dvc/tmp/exps/a"
+    shutil.copytree(folder, workspace, ignore=shutil.ignore_patterns("data", "other.npy", ".dvc"))
+    assert run(workspace, "stages.peers.foreign") == (0, [])
+    assert (workspace / "data/peers/foreign/input.json").read_text() == noted.read_text()
+
+
+def test_a_key_that_dvc_needs_is_missed_before_the_training(shapes: np.ndarray, tmp_path: Path):
+    folder = with_peers(project(tmp_path, shapes), "gan")
+    settings = folder / "peers/params.yaml"
+    written = settings.read_text()
+    for key in ("models", "seeds", "refine", "gan"):
+        settings.write_text(without(written, key))
+        status, said = train(folder, "gan", "0")
+        assert status == 1 and len(said) == 1
+        assert said[0].startswith(f"glann: peers/params.yaml: {key}: missing, and DVC reads the file without")
+    settings.write_text("")
+    assert "models, seeds, seconds, foreign," in train(folder, "gan", "0")[1][0]
+
+
+def without(text: str, key: str) -> str:
+    """Remove a key with all that belongs to it."""
+    values = YAML(typ="safe").load(text)
+    del values[key]
+    written = StringIO()
+    YAML(typ="safe").dump(values, written)
+    return written.getvalue()

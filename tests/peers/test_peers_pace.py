@@ -20,6 +20,7 @@ from glann.peers.settings import Peers, Vae
 from glann.peers.train import STEPS
 from glann.presets import commented_yaml
 from glann.runtime.compute import Execution
+from glann.runtime.npy import save_npy
 from glann.training.batches import Inputs
 from glann.training.course import Batch
 
@@ -118,6 +119,14 @@ def test_what_is_missing_or_wrong_is_one_line(shapes: np.ndarray, tmp_path: Path
     assert "give a time above 0" in fails_in_one_line(glann_at_once("peers", "0", cwd=folder))
     (folder / "data/prepare/images.npy").unlink()
     assert "run: dvc repro" in fails_in_one_line(glann_at_once("peers", "10", cwd=folder))
+    save_npy(folder / "data/prepare/images.npy", np.zeros((5, 32, 32, 1), np.uint8))  # grey
+    assert fails_in_one_line(glann_at_once("peers", "10", cwd=folder)).endswith(
+        "needs two or more images as uint8 [n, 32, 32, 3], found uint8 [5, 32, 32, 1]; run: dvc repro"
+    )
+    (folder / "peers/params.yaml").write_text("# nothing else\n")
+    assert "models, seeds, seconds, foreign, vae," in fails_in_one_line(
+        glann_at_once("peers", "10", cwd=folder)
+    )
     (folder / "peers/params.yaml").write_text("gan: {imags: 3}\n")
     assert "gan.imags: unknown key; did you mean gan.images" in fails_in_one_line(
         glann_at_once("peers", "10", cwd=folder)
