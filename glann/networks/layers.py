@@ -1,10 +1,10 @@
 """Batch normalisation over several processes, and the initial weights of all networks."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from glann.runtime.processes import ranks, total
 
@@ -32,7 +32,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         dims = [0, *range(2, input.dim())]
         values = input.float()
         count = total(torch.full((), values.numel() / values.shape[1], device=input.device))
-        sums = all_reduce(torch.stack([values.sum(dims), values.square().sum(dims)])) / count  # => [2, c]
+        sums = _Total.apply(torch.stack([values.sum(dims), values.square().sum(dims)])) / count  # => [2, c]
         mean, variance = sums[0], sums[1] - sums[0].square()
         with torch.no_grad():
             self.num_batches_tracked += 1
@@ -43,6 +43,18 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         shift = self.bias - mean * scale
         shape = (1, -1, *[1] * (input.dim() - 2))
         return torch.addcmul(shift.view(shape), values, scale.view(shape)).to(input.dtype)
+
+
+class _Total(torch.autograd.Function):
+    """The sum over all ranks, whose gradient on each rank is the sum of those of all."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return total(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return total(gradients[0])
 
 
 class DetailMap(nn.Module):

@@ -25,6 +25,7 @@ from glann.runtime.files import save_json
 from glann.runtime.settings import Compute
 from glann.runtime.tensors import load_tensors
 from glann.sample.generator import Generator
+from stages.frame.dvc import healing
 from stages.peers.outcome import lasting
 
 FILES = [
@@ -215,3 +216,25 @@ def without(text: str, key: str) -> str:
     written = StringIO()
     YAML(typ="safe").dump(values, written)
     return written.getvalue()
+
+
+def test_a_damaged_file_of_a_rival_comes_with_the_command_that_restores_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    content = b"{}"
+    listed = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    folder = "a" * 32 + ".dir"
+    cached, index = (Path(".dvc/cache/files/md5", md5[:2], md5[2:]) for md5 in (listed, folder))
+    for path, text in ((cached, content), (index, b'[{"md5": "%s", "relpath": "b.json"}]' % listed.encode())):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(text)
+    Path("peers").mkdir()
+    lock = {"stages": {"train@gan-0": {"outs": [{"path": "data/gan-0", "md5": folder}]}}}
+    Path("peers/dvc.lock").write_text(json.dumps(lock))
+    restored = "; DVC's cache has an undamaged copy; run: rm data/gan-0/b.json && dvc checkout data/gan-0"
+    assert healing(Path("data/gan-0/b.json")) == restored
+    assert healing(Path("data/other.json")) == ""
+    cached.write_bytes(b"damaged")
+    again = f"; run: rm -rf data/gan-0 {cached} && dvc repro peers/dvc.yaml"
+    assert healing(Path("data/gan-0/b.json")) == again
