@@ -63,8 +63,16 @@ class Vae(Peer):
     parameter_groups: list[ParameterGroup] = Field([ParameterGroup(match="*", gradient="normalize")])
     """settings per layer, as in glo; names begin with decoder or judge"""
     beta: float | None = Field(None, ge=0, le=1000)
-    """weight of the KL divergence, per dimension of the latent, against glo.loss (arXiv:1804.03599); null: 30
-    if this is perceptual, otherwise 0.02"""
+    """weight of the KL divergence, per dimension of the latent, against glo.loss (arXiv:1804.03599); null: if
+    this is perceptual, 30 with decoders infogan and dcgan, 3 with residual and smooth; otherwise 0.02"""
+
+    def weight(self, decoder: Decoder, loss: str) -> float:
+        """Return the weight of the divergence, beside a kind of loss."""
+        if self.beta is not None:
+            return self.beta
+        if loss != "perceptual":  # features differ by far larger numbers than pixels
+            return 0.02
+        return 3.0 if is_deep(decoder) else 30.0
 
 
 class Gan(Peer):

@@ -18,7 +18,6 @@ from glann.training.course import Batch
 from glann.training.shards import Shard
 
 LOG_VARIANCE = -30.0, 20.0  # as of the encoder in arXiv:2112.10752; beyond, exp overflows
-BETA_OF_FEATURES, BETA_OF_PIXELS = 30.0, 0.02  # features differ by far larger numbers than pixels
 
 
 class VaeStep(PeerStep):
@@ -39,8 +38,7 @@ class VaeStep(PeerStep):
     ):
         super().__init__(name, images, architecture, config, loss, shard, seed, execution)
         self.loss_of = reconstruction_loss(loss, execution, images)
-        usual = BETA_OF_FEATURES if loss.kind == "perceptual" else BETA_OF_PIXELS
-        self.beta = usual if config.beta is None else config.beta
+        self.beta = config.weight(architecture.config, loss.kind)
 
     def read(self, batch: Batch) -> Inputs:
         """Read the batch, and draw what is random in the reconstruction loss."""

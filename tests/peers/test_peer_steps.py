@@ -240,11 +240,13 @@ def test_a_variational_autoencoder_adds_the_weighted_divergence_to_the_loss_of_g
 def test_without_a_weight_the_divergence_has_the_one_that_suits_the_loss(cpu: Execution, random_vgg: str):
     images = images_of(32)
     config, shard = section("vae", beta=None), Shard(len(images), len(images))
-    for loss, beta in (
-        (Loss(kind="laplacian"), 0.02),
-        (Loss(kind="perceptual", levels=1, weights=random_vgg), 30),
+    perceptual = Loss(kind="perceptual", levels=1, weights=random_vgg)
+    for loss, kind, beta in (
+        (Loss(kind="laplacian"), "infogan", 0.02),
+        (perceptual, "infogan", 30),
+        (perceptual, "residual", 3),
     ):
-        step = VaeStep("vae", images, architecture(images), config, loss, shard, 0, cpu)
+        step = VaeStep("vae", images, architecture(images, kind=kind), config, loss, shard, 0, cpu)
         assert step.beta == beta
 
 
