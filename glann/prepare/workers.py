@@ -14,7 +14,7 @@ from typing import TypeVar
 from joblib.externals.loky import ProcessPoolExecutor  # type: ignore[import-untyped]
 
 from glann.errors import GlannError
-from glann.runtime.signals import end_with_parent
+from glann.runtime.signals import end_with_parent, unbroken
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -45,11 +45,16 @@ def in_order(
     waiting: deque[Future[Result]] = deque()
     broken = False
     pool = ProcessPoolExecutor(processes, initializer=_begin, initargs=(os.getpid(),))
+
+    def submit(count: int) -> None:
+        with unbroken():  # a pool whose thread is half started cannot be shut down
+            waiting.extend(pool.submit(function, job) for job in islice(todo, count))
+
     try:
-        waiting.extend(pool.submit(function, job) for job in islice(todo, 2 * processes))
+        submit(2 * processes)
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, job) for job in islice(todo, 1))
+            submit(1)
     except BrokenProcessPool:
         broken = True
         raise GlannError(

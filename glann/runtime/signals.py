@@ -39,6 +39,18 @@ def end_in_order() -> Iterator[None]:
 
 
 @contextmanager
+def unbroken() -> Iterator[None]:
+    """Let a signal wait for the end of the context, for code that an exception in its midst would confuse."""
+    received: list[int] = []
+    try:
+        with _handling([signal.SIGINT, *ENDING], lambda number, _: received.append(number)):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
+
+
+@contextmanager
 def stop_signals() -> Iterator[None]:
     """Treat SIGINT, SIGTERM and SIGHUP as requests; a second one, a second later, ends the process at once.
 

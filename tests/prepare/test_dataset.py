@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -140,6 +141,26 @@ def test_closing_early_ends_the_workers_without_a_word(tmp_path):
 def test_a_worker_that_is_killed_is_one_line():
     with pytest.raises(GlannError, match="a worker process died"):
         list(in_order(os._exit, [1], processes=2))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_workers_start_is_not_mistaken_for_a_crash(tmp_path, number):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import signal, threading\n"
+        "from glann.prepare.workers import in_order\n"
+        "from glann.runtime.signals import end_in_order\n"
+        "start = threading._start_new_thread\n"
+        "def start_and_signal(*thread):\n"
+        f"    signal.raise_signal({number:d})\n"
+        "    return start(*thread)\n"
+        "with end_in_order():\n"
+        "    threading._start_new_thread = start_and_signal\n"
+        "    list(in_order(abs, range(1000), processes=2))\n"
+    )
+    ran = subprocess.run([sys.executable, script], stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert ran.returncode == (128 + number if number == signal.SIGTERM else -number)
+    assert "RuntimeError" not in ran.stderr
 
 
 def test_count_takes_a_random_part(tmp_path):
