@@ -138,6 +138,8 @@ def compare_peers(
         If a file is damaged, or weights of features are missing.
     """
     execution = projector.execution
+    for run in runs:
+        run.check(execution)
     yardstick = Yardstick(config, seed, images, holdout, execution)
     rows = {"train": [yardstick.of_training()]}
     novelty: dict[str, list[float]] = {}

@@ -86,6 +86,21 @@ class Run:
             raise DamagedFileError(path, "is the judge of another model")
         return judge.to(execution.device)
 
+    def check(self, execution: Execution) -> None:
+        """Read every file once, so that a damaged one is found before hours of measuring.
+
+        Raises
+        ------
+        GlannError
+            If one is damaged or missing.
+        """
+        if self.failed:
+            return
+        for snapshot in ("generator", *(name for _, name in self.snapshots())):
+            self.generator(execution, snapshot)
+        if self.model != "glann":
+            self.judge(execution)
+
     def snapshots(self) -> list[tuple[float, str]]:
         """Return fractions of the training in ascending order, and what `generator` calls each."""
         found = (self.folder / "snapshots").glob("*.safetensors")
@@ -152,7 +167,8 @@ def load_foreign(
         rows = load_npy(path, mmap=True)
     except GlannError as error:
         raise GlannError(f"peers/params.yaml: foreign: {error}") from None
-    pictures_fit = rows.ndim == 3 or (rows.ndim == 4 and rows.shape[3] in (1, 3))
+    # [n, h, 3] is no stack of grey pictures three pixels wide, but one picture in colour.
+    pictures_fit = rows.shape[3:] in ((1,), (3,)) or (rows.ndim == 3 and rows.shape[2] > 4)
     if rows.dtype != np.uint8 or not pictures_fit or 0 in rows.shape:
         raise GlannError(
             f"peers/params.yaml: foreign: {path}: expected uint8 [n, h, w] or [n, h, w, 1 or 3], found "

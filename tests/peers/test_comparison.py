@@ -82,6 +82,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def comparison(trained: Path) -> Comparison:
+    return compare(trained)
+
+
+def compare(trained: Path) -> Comparison:
     """Hold-out images are training images, and foreign images hold-out images."""
     images, model = squares(), drawn_by(0)
     holdout, latents = images[8:32], torch.randn(48, 8, generator=stream(0, "latents"))
@@ -189,7 +193,8 @@ def test_without_foreign_images_the_hold_out_is_inverted(cpu: Execution):
 
 @pytest.mark.parametrize(
     "rows",
-    [np.zeros((3, 16, 16), np.float32), np.zeros((3, 16), np.uint8), np.zeros((3, 16, 16, 2), np.uint8)],
+    [np.zeros((3, 16, 16), np.float32), np.zeros((3, 16), np.uint8), np.zeros((3, 16, 16, 2), np.uint8)]
+    + [np.zeros((16, 16, channels), np.uint8) for channels in (1, 3, 4)],
 )
 def test_other_arrays_of_foreign_images_are_refused(tmp_path: Path, cpu: Execution, rows: np.ndarray):
     save_npy(tmp_path / "rows.npy", rows)
@@ -288,3 +293,17 @@ def test_a_result_that_is_none_is_one_line(trained: Path, tmp_path: Path):
     (copy / "gan-1/result.json").write_text('{"a": 1}')
     with pytest.raises(GlannError, match=r"gan-1/result\.json: images: field required"):
         find_runs(copy, SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["vae-1/judge", "glann-1/generator", "gan-1/snapshots/0.5"])
+def test_a_damaged_file_is_found_before_anything_is_measured(
+    trained: Path, tmp_path: Path, cpu: Execution, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    copy = tmp_path / "trained"
+    shutil.copytree(trained, copy)
+    for run in find_runs(copy, SETTINGS):
+        run.check(cpu)
+    monkeypatch.setattr("glann.peers.comparison.Yardstick", None)
+    (copy / f"{name}.safetensors").write_bytes(b"damaged")
+    with pytest.raises(GlannError, match=rf"{name}\.safetensors: "):
+        compare(copy)
