@@ -18,7 +18,7 @@ from glann.errors import DivergedError
 from glann.runtime.checkpoint_files import Position
 from glann.runtime.console import say
 from glann.runtime.memory import memory_in_use
-from glann.runtime.processes import from_first, rank, ranks, total
+from glann.runtime.processes import from_first, rank, total
 from glann.runtime.progress import progress
 from glann.runtime.signals import stop_requested
 from glann.runtime.validation import one_line
@@ -132,12 +132,11 @@ class Course(AbstractContextManager["Course"]):
 
     def __enter__(self) -> Self:
         self._resume()
-        n = self.shard.n
         self._bar = progress(
             self.stage,
-            self.epoch_count * n,
+            self.epoch_count * self.shard.n,
             self.unit,
-            self.steps_done * n // self.shard.steps,
+            self._seen,
             self.pace(self.done),
             (lambda: f"it uses {memory_in_use()}") if rank() == 0 else None,
             self.cycle,
@@ -156,6 +155,11 @@ class Course(AbstractContextManager["Course"]):
     def steps_done(self) -> int:
         """Steps done in all epochs, which is also the number of the current step, counted from 0."""
         return len(self.history) * self.shard.steps + self._step
+
+    @property
+    def _seen(self) -> int:
+        """Training examples seen by all ranks, as if all steps of an epoch had the same number."""
+        return self.steps_done * self.shard.n // self.shard.steps
 
     @property
     def at_start_of_epoch(self) -> bool:
@@ -201,13 +205,14 @@ class Course(AbstractContextManager["Course"]):
             self._sum = torch.full((), self._sum.item(), dtype=torch.float64, device=loss.device)
         self._sum = self._sum + loss.detach() * rows
         self._rows += rows
+        seen = self._seen
         self._step += 1
         for part in self.parts.values():
             if isinstance(part, AveragedModel):
                 part.n_averaged += 1
         if not loss.is_cuda or self._step % READ_EVERY == 0:
             self._read()
-        self._advance(rows * ranks(), self._note)
+        self._advance(self._seen - seen, self._note)
         if self.checkpoints is not None and self.checkpoints.due(self.steps_done):
             self._save()
 

@@ -1,6 +1,8 @@
 """The course of a training run: losses that go wrong, and what is kept then."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,25 @@ def test_an_infinite_loss_names_the_place_the_last_checkpoint_and_a_remedy(tmp_p
     with pytest.raises(GlannError, match=message), course_of("imle", 3, checkpoints, n=8) as course:
         course.step(torch.ones(()), 4)
         course.step(torch.tensor(math.inf), 4)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_progress_ends_where_it_should_with_any_share_of_the_rows(rank: int, monkeypatch: pytest.MonkeyPatch):
+    seen: list[int] = []
+
+    @contextmanager
+    def progress(_: str, total: int, __: str, done: int, *___: object) -> Iterator[Callable[..., None]]:
+        assert (total, done) == (126, 0)
+        yield lambda count, _: seen.append(count)
+
+    monkeypatch.setattr("glann.training.course.progress", progress)
+    parts: dict[str, Any] = {"network": nn.Linear(2, 2)}
+    with Course("glo", "images", parts, Shard(63, 10, rank, 2), 2, "constant", None, "") as course:
+        for _ in course.epochs():
+            for batch in course.batches(0):
+                course.step(torch.ones(()), len(batch.rows))
+            course.end_epoch()
+    assert sum(seen) == 126 and {*seen} == {9}
 
 
 def test_each_epoch_shuffles_the_rows_in_another_way():
