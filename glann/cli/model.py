@@ -68,5 +68,7 @@ def generator_file(path: Path) -> Path:
         return download(repo_id, revision)
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise GlannError(f"{path}: {what}; run dvc repro, or name a file with --generator")
+        raise GlannError(
+            f"{path}: {what}; name a trained generator with --generator, or train one with dvc repro"
+        )
     return path

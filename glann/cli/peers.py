@@ -9,10 +9,12 @@ from glann.cli.app import app, write
 from glann.errors import GlannError
 from glann.params import load_params, load_settings
 from glann.peers.settings import Peers
+from glann.runtime.console import say
 from glann.runtime.files import check_file, replacing
 from glann.runtime.yaml_file import yaml_editor
 
 FILE = Path("peers/params.yaml")
+UNEQUAL = 1.25  # how many times as long one training may take as the other
 
 
 @app.command()
@@ -30,7 +32,7 @@ def peers(
 
     from glann.estimate import training_seconds  # noqa: PLC0415
     from glann.networks.decoders.network import DecoderArchitecture  # noqa: PLC0415
-    from glann.peers.pace import images_in  # noqa: PLC0415
+    from glann.peers.pace import ROUND, WARM_UP, images_in  # noqa: PLC0415
     from glann.peers.train import check_images  # noqa: PLC0415
     from glann.runtime.compute import execution  # noqa: PLC0415
     from glann.runtime.npy import load_npy  # noqa: PLC0415
@@ -45,7 +47,14 @@ def peers(
     for name in settings.models:
         check_images(images, architecture, getattr(settings, name))
     on = execution(params.compute)
-    seconds = float(f"{seconds or training_seconds(params, len(images)):.3g}")
+    own = training_seconds(params, len(images))
+    say(f"glo and imle would take about {own:.3g} s on this machine, as it is now")
+    if seconds is not None and not 1 / UNEQUAL < seconds / own < UNEQUAL:
+        say(
+            f"rivals get {seconds:g} s, as asked for; without a number, they get as much time as glo and imle"
+        )
+    seconds = float(f"{seconds or own:.3g}")
+    say(f"timing {', '.join(settings.models)}: at least {WARM_UP + ROUND} steps of each")
     yaml = yaml_editor()
     document = yaml.load(FILE.read_text(encoding="utf-8"))
     document["seconds"] = seconds
@@ -53,6 +62,6 @@ def peers(
         config = getattr(settings, name)
         count = images_in(seconds, name, images, config, architecture, params.glo.loss, on)
         document[name]["images"] = count
-        write(f"{name}: {count:,} images in {seconds:g} s\n")
+        write(f"{name}: {count:,} images\n")
     with replacing(FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)

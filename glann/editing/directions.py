@@ -84,7 +84,7 @@ def sensitive(generator: Generator, latents: Tensor, count: int) -> list[Directi
     with progress("directions", len(bases), "latents") as advance:
         for base in bases:
             moved = torch.cat([base + SMALL_STEP * moves, base - SMALL_STEP * moves])
-            both = generator.decode(moved, quiet=True)
+            both = generator.decode(moved, title=None)
             forward, backward = thumbnails(both, COMPARED_SIDE).chunk(2)
             change = (forward - backward) / (2 * SMALL_STEP)  # => [d, pixels]
             total += change @ change.T

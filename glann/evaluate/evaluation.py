@@ -173,7 +173,7 @@ def evaluate(
         ("training images\nmissed most", np.asarray(images[pool[misses]])),
         ("nearest sample", generator.decode(drawn[near])),
         ("samples least like\nany training image", generator.decode(drawn[strange])),
-        (f"nearest of {count}", np.asarray(images[chosen[alike]])),
+        (f"nearest of {count}\ntraining images", np.asarray(images[chosen[alike]])),
     ]
     novelty = quantiles({"glann": features["glann"], "holdout": reference.features}, features["train"])
     return Evaluation(

@@ -27,8 +27,8 @@ CURVES = (
     ),
     (
         "novelty.png",
-        "Distance to the nearest training image. If samples lie far to the left of the hold-out images, the "
-        "model copies training images.",
+        "Distance to the nearest training image. If the curve of the samples is far below that of the "
+        "hold-out images, the model copies training images.",
     ),
 )
 PICTURES = (

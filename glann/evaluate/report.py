@@ -30,6 +30,8 @@ LABELS = {
     "glann": "GLANN",
     **{f"glo_{name}": prior.label for name, prior in PRIORS.items()},
 }
+LOSSES = {"glo": "reconstruction loss", "imle": "distance, nearest squared"}
+"""By stage: what its losses are."""
 
 
 def write_report(
@@ -89,7 +91,7 @@ def _draw_curves(
         epochs = [entry["epoch"] for entry in history]
         keys = [key for key in history[0] if key != "epoch"]
         lines = {key: (epochs, [entry[key] for entry in history]) for key in keys}
-        save_curves(plots / f"{name}.png", lines, "epoch", "distance" if len(lines) > 1 else keys[0])
+        save_curves(plots / f"{name}.png", lines, "epoch", LOSSES[name])
     by_row = {
         LABELS[name]: [point for point in points if point["images"] == name]
         for name in dict.fromkeys(point["images"] for point in points)
@@ -101,10 +103,10 @@ def _draw_curves(
     save_curves(plots / "prd.png", lines, "recall", "precision")
     percent = [entry["percent"] for entry in novelty]
     lines = {
-        label: ([entry[key] for entry in novelty], percent)
+        label: (percent, [entry[key] for entry in novelty])
         for label, key in (("GLANN", "glann"), ("hold-out images", "holdout"))
     }
-    save_curves(plots / "novelty.png", lines, "distance of features", "share of the images, percent")
+    save_curves(plots / "novelty.png", lines, "share of the images, percent", "distance of features")
 
 
 def curve_points(curves: dict[str, Curve]) -> list[dict[str, Any]]:

@@ -106,7 +106,7 @@ class PageModel:
     def edited(self, latent: Tensor, strengths: list[float]) -> NDArray[np.uint8]:
         """Move a latent float32 [d] along all directions, and draw it: uint8 [h, w, c]."""
         with self._lock:
-            return self.generator.decode(move(latent[None], self.directions, strengths), quiet=True)[0]
+            return self.generator.decode(move(latent[None], self.directions, strengths), title=None)[0]
 
     def prepare_photographs(self) -> None:
         """Do at once what else the first photograph would have to wait for.
@@ -136,5 +136,5 @@ class PageModel:
 
     def _drawn(self, noise: Tensor, truncation: float, labels: Tensor | None) -> Drawn:
         with self._lock:
-            images = self.generator.decode(self.generator.map(noise, truncation, labels), quiet=True)
+            images = self.generator.decode(self.generator.map(noise, truncation, labels), title=None)
         return Drawn(images, noise, truncation, labels)

@@ -80,9 +80,9 @@ class Comparison:
         ``features`` (mean distance).
     foreign
         By model, the area under the ROC curve (``auc``) when it tells foreign images from hold-out images,
-        and how many there were of each. ``glann`` judges by the distance from the projected latent to the
-        nearest training latent, ``glann_distance`` by what the projection could not reconstruct, and rivals
-        by `glann.peers.uses.strangeness`.
+        and how many there were of each. ``glann_projection`` judges by how badly the projection
+        reconstructs the image, ``glann_latents`` by the distance from the projected latent to the nearest
+        training latent, and rivals by `glann.peers.uses.strangeness`.
     """
 
     runs: list[Run]
@@ -167,7 +167,7 @@ def compare_peers(
             refined, accepted = refine(noise, run.judge(execution), generator, settings.refine, run.seed)
             per_sample = (time.monotonic() - began) / len(noise) + 1 / speed["energy"]
             speed.setdefault("energy_refined", 1 / per_sample)
-            add("energy_refined", decoded(generator, refined))
+            add("energy_refined", decoded(generator, refined, "energy, refined: decode"))
             acceptance.append(accepted)
     firsts: dict[str, Run] = {}
     for run in runs:
@@ -179,7 +179,7 @@ def compare_peers(
         if (earlier := _earlier(run, yardstick))
     }
     rivals = {name: run for name, run in firsts.items() if name != "glann"}
-    projected = projector.project(np.asarray(holdout[:PROJECTED]))
+    projected = projector.project(np.asarray(holdout[:PROJECTED]), "glann: project")
     pictures = _reconstructed(rivals, yardstick, projected, weights)
     return Comparison(
         runs=[*runs],
@@ -318,7 +318,9 @@ def _reconstructed(
         if name in CODES:
             judge = run.judge(yardstick.execution)
             made[f"{name}_encoded"] = reconstruct(name, holdout, judge, generator)
-        made[f"{name}_projected"] = Projector(generator, weights=weights).project(holdout).images
+        made[f"{name}_projected"] = (
+            Projector(generator, weights=weights).project(holdout, f"{name}: project").images
+        )
     similar = nearest_images(yardstick.network, holdout, yardstick.images, yardstick.pool)
     return made | {"nearest": similar}
 
@@ -339,9 +341,12 @@ def _foreign(
         return {"auc": round(float(found), 4), "holdout": len(own), "foreign": len(other)}
 
     known = F.normalize(latents, dim=1)
-    others = projector.project(foreign[:PROJECTED])
+    others = projector.project(foreign[:PROJECTED], "glann: project foreign images")
     places = [nearest(found.latents, known)[0][:, 0].numpy() for found in (projected, others)]
-    areas = {"glann": area(*places), "glann_distance": area(projected.distances, others.distances)}
+    areas = {
+        "glann_projection": area(projected.distances, others.distances),
+        "glann_latents": area(*places),
+    }
     for name, run in rivals.items():
         judge, generator = run.judge(projector.execution), run.generator(projector.execution)
         scores = [strangeness(name, part[:SCORED], judge, generator) for part in (holdout, foreign)]

@@ -73,6 +73,12 @@ def images_in(
     count = int(max(0.0, seconds - once) / per_image)
     digits = 10 ** max(0, len(str(count)) - 3)
     say(f"{name}: {1 / per_image:.4g} images/s, {once:.1f} s before the first")
+    if count < len(images):
+        least = once + len(images) * per_image
+        say(
+            f"{name}: it gets the least there is, a pass over all {len(images):,} images, which takes "
+            f"{least:.0f} s instead of {seconds:g} s"
+        )
     return min(max(len(images), count // digits * digits), MOST_IMAGES)
 
 

@@ -31,7 +31,8 @@ LABELS = {
     "energy": "energy",
     "holdout": "hold-out images",
     "nearest": "nearest training image",
-    "glann_distance": "GLANN, by what projection misses",
+    "glann_projection": "GLANN, by error of projection",
+    "glann_latents": "GLANN, by distance to latents",
 }
 
 
@@ -49,13 +50,14 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
     """
     save_json(folder / "metrics.json", metrics(comparison))
     plots, samples = folder / "plots", comparison.samples
+    pictures = plots / "pictures"
     models = {name: rows for name, rows in samples.items() if name not in ("train", "energy_refined")}
-    _save_rows(plots / "grids.png", {"holdout": np.asarray(holdout[:SAMPLES])} | models, SAMPLES)
-    _save_rows(plots / "reconstructions.png", comparison.reconstructed, IN_A_ROW)
+    _save_rows(pictures / "grids.png", {"holdout": np.asarray(holdout[:SAMPLES])} | models, SAMPLES)
+    _save_rows(pictures / "reconstructions.png", comparison.reconstructed, IN_A_ROW)
     if "energy" in samples:
         before, after = samples["energy"], samples["energy_refined"]
         save_labelled_rows(
-            plots / "refined.png",
+            pictures / "refined.png",
             [
                 (label(name), images[start : start + IN_A_ROW])
                 for start in range(0, len(before), IN_A_ROW)
@@ -130,7 +132,7 @@ def print_peers(comparison: Comparison) -> None:
     console.print(_table(title, headings, {name: found[name] for name in comparison.table}))
     title = "trainings"
     if comparison.seconds is not None:
-        title += f", {comparison.seconds:g} s for each rival"
+        title += f"; rivals saw as many images as fit into {comparison.seconds:g} s"
     headings = {
         "runs": "runs",
         "failed": "failed runs",

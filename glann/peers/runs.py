@@ -69,7 +69,8 @@ class Run:
 
     def samples(self, generator: Generator, count: int) -> Images:
         """Draw samples, which are decoded when they are asked for."""
-        return decoded(generator, generator.sample_latents(count, self.seed_of_samples))
+        latents = generator.sample_latents(count, self.seed_of_samples)
+        return decoded(generator, latents, f"{self.model}: decode")
 
     def judge(self, execution: Execution) -> JudgeNetwork:
         """Read a rival's judge.
@@ -193,6 +194,6 @@ def load_foreign(
     return np.stack(pictures)
 
 
-def decoded(generator: Generator, latents: Tensor) -> Images:
+def decoded(generator: Generator, latents: Tensor, title: str) -> Images:
     """Return latents float [n, d] as images, which are decoded when they are asked for."""
-    return lambda part: generator.decode(latents[part])
+    return lambda part: generator.decode(latents[part], title)

@@ -134,6 +134,8 @@ class Peers(Section):
     """a training of each rival per seed, with the seed instead of that in params.yaml"""
     seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
     """training time in which each rival sees its number of images; `glann peers` measures and writes both"""
+    glann_curve: bool = True
+    """train GLANN for 1/16, 1/8, 1/4 and 1/2 of its epochs too, for its curve; takes nearly as long again"""
     foreign: PathText | None = None
     """pictures that a model should find foreign, .npy, uint8 [n, h, w] or [n, h, w, c]; null: the held-out
     images with inverted brightness"""
@@ -146,7 +148,7 @@ class Peers(Section):
 
     @model_validator(mode="after")
     def _has_what_dvc_reads(self, info: ValidationInfo) -> Self:
-        needed = {"models", "seeds", "seconds", "foreign", "refine", *self.models}
+        needed = {"models", "seeds", "seconds", "glann_curve", "foreign", "refine", *self.models}
         missing = [name for name in type(self).model_fields if name in needed - self.model_fields_set]
         if info.context == IN_FILE and missing:
             raise ValueError(

@@ -165,7 +165,7 @@ def _energy(noise: Tensor, judge: JudgeNetwork, generator: Generator, weight: fl
 def _decoded_again(
     name: str, block: NDArray[np.uint8], judge: JudgeNetwork, generator: Generator
 ) -> NDArray[np.uint8]:
-    return generator.decode(CODES[name](_judged(block, judge, generator.execution)), quiet=True)
+    return generator.decode(CODES[name](_judged(block, judge, generator.execution)), title=None)
 
 
 @torch.no_grad()

@@ -118,13 +118,15 @@ class Projector:
         if known and len(known.holdout) >= LEAST_REFERENCE:
             self.reference = self._measured(np.asarray(known.holdout[:REFERENCE]), weights)
 
-    def project(self, images: NDArray[np.uint8]) -> Projection:
+    def project(self, images: NDArray[np.uint8], title: str = "project") -> Projection:
         """Find latents of pictures.
 
         Parameters
         ----------
         images
             uint8 [n, h, w, c], as large as the generator draws, and prepared as its training images were.
+        title
+            What the progress bar calls this.
 
         Raises
         ------
@@ -135,14 +137,14 @@ class Projector:
             raise GlannError(
                 f"images: expected uint8 {['n', *self.shape]}, found {images.dtype} {[*images.shape]}"
             )
-        latents, distances = self._found(images)
+        latents, distances = self._found(images, title)
         nearer, foreign = None, None
         if len(self.reference):
             nearer = (np.searchsorted(self.reference, distances) / len(self.reference)).astype(np.float32)
             foreign = (distances > FOREIGN * self.reference[-1]).tolist()
-        return Projection(latents, self.generator.decode(latents, quiet=True), distances, nearer, foreign)
+        return Projection(latents, self.generator.decode(latents, title=None), distances, nearer, foreign)
 
-    def _found(self, images: NDArray[np.uint8], title: str = "project") -> tuple[Tensor, NDArray[np.float32]]:
+    def _found(self, images: NDArray[np.uint8], title: str) -> tuple[Tensor, NDArray[np.float32]]:
         """Return latents, float32 [n, d] on the CPU, and distances, float32 [n]."""
         latents, distances = [], []
         size = max(1, BATCH_PIXELS // images[0, :, :, 0].size // GUESSES)  # pictures in a batch

@@ -352,21 +352,21 @@ class Generator:
         found = [function(block, of_block) for block, of_block in zip(blocks, of_blocks, strict=True)]
         return torch.cat(found)[: len(rows)]
 
-    def decode(self, latents: Tensor, quiet: bool = False) -> NDArray[np.uint8]:
+    def decode(self, latents: Tensor, title: str | None = "decode") -> NDArray[np.uint8]:
         """Project latents float32 [n, d] to the unit sphere and decode them to images uint8 [n, h, w, c].
 
-        If `quiet`, no progress is shown.
+        The progress bar is called `title`; None: no progress is shown.
         """
-        return collected(self.decode_blocks(latents, quiet), len(latents))
+        return collected(self.decode_blocks(latents, title), len(latents))
 
-    def decode_blocks(self, latents: Tensor, quiet: bool = False) -> Iterator[NDArray[np.uint8]]:
+    def decode_blocks(self, latents: Tensor, title: str | None = "decode") -> Iterator[NDArray[np.uint8]]:
         """Yield the images of `decode` in blocks uint8 [b, h, w, c], so they need not fit into memory."""
         d = self.decoder.architecture.latent_dim
         if latents.ndim != 2 or latents.shape[1] != d or len(latents) == 0:
             raise GlannError(f"latents: expected [n, {d}], found {list(latents.shape)}")
         latents = F.normalize(latents.to(self.execution.device), dim=1)
         left, at_once = len(latents), decoded_at_once(self.decoder.architecture.size)
-        with nullcontext(lambda _: None) if quiet else progress("decode", left, "images") as advance:
+        with nullcontext(lambda _: None) if title is None else progress(title, left, "images") as advance:
             for block in whole_blocks(latents, at_once):
                 with torch.no_grad(), self.execution.autocast():
                     pixels = self.decoder(block).float()

@@ -17,7 +17,8 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
     from glann.images.classes import load_classes, needed
     from glann.imle.fit import fit_imle
     from glann.networks.generator import load_generator, save_generator
-    from glann.peers.settings import SNAPSHOTS
+    from glann.params import load_settings
+    from glann.peers.settings import SNAPSHOTS, Peers
     from glann.runtime.compute import execution
     from glann.runtime.files import load_json, save_json
     from glann.runtime.processes import from_first, rank
@@ -30,7 +31,8 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
     # With the seed of params.yaml, the model is that of the pipeline itself, and shorter trainings show how
     # good it is after less time.
     known, epochs = int(seed) == params.seed, params.glo.epochs
-    fractions = {max(1, round(at * epochs)) / epochs for at in SNAPSHOTS} - {1.0} if known else {1.0}
+    earlier = SNAPSHOTS if load_settings("peers/params.yaml", Peers).glann_curve else ()
+    fractions = {max(1, round(at * epochs)) / epochs for at in earlier} - {1.0} if known else {1.0}
 
     def work() -> None:
         """Train for each fraction of the epochs, and write the generators."""

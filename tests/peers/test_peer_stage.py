@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from ruamel.yaml import YAML
 from small_peers import SMALL
 from training_project import project, start, wait_for
 
 from glann.errors import DamagedFileError
+from glann.networks.generator import load_generator
 from glann.networks.mappings.network import MappingNetwork
 from glann.peers.judges import JudgeNetwork
 from glann.peers.settings import Peers
@@ -161,6 +163,21 @@ def test_several_processes_train_glann_with_another_seed_and_classes(shapes: np.
     assert Generator.load(made / "generator.safetensors", ON_CPU).sample(3, seed=1).std() > 1
 
 
+@pytest.mark.parametrize("curve", [True, False])
+def test_the_model_of_the_main_pipeline_is_not_trained_again(shapes: np.ndarray, tmp_path: Path, curve: bool):
+    changes = {"imle": {"epochs": 2}, "glo": {"epochs": 2}}
+    folder = with_peers(project(tmp_path / "project", shapes, changes), "gan")
+    settings = folder / "peers/params.yaml"
+    settings.write_text(settings.read_text().replace("glann_curve: true", f"glann_curve: {curve}".lower()))
+    for stage in ("stages.glo", "stages.imle"):
+        assert run(folder, stage)[0] == 0
+    assert run(folder, "stages.peers.glann", "0")[0] == 0
+    made = folder / "data/peers/trained/glann-0"
+    assert (made / "snapshots/0.5.safetensors").exists() == curve
+    model, same = (load_generator(path / "generator.safetensors")[1] for path in (folder / "data/imle", made))
+    assert all(map(torch.equal, model.state_dict().values(), same.state_dict().values()))
+
+
 def test_wrong_arguments_are_one_line(shapes: np.ndarray, tmp_path: Path):
     folder = with_peers(project(tmp_path, shapes), "gan")
     said = "glann: peers: name a rival (vae, gan, wgan_gp, ogan, energy) and a seed, as in: gan 0"
@@ -206,7 +223,7 @@ def test_a_key_that_dvc_needs_is_missed_before_the_training(shapes: np.ndarray, 
         assert status == 1 and len(said) == 1
         assert said[0].startswith(f"glann: peers/params.yaml: {key}: missing, and DVC reads the file without")
     settings.write_text("")
-    assert "models, seeds, seconds, foreign," in train(folder, "gan", "0")[1][0]
+    assert "models, seeds, seconds, glann_curve, foreign," in train(folder, "gan", "0")[1][0]
 
 
 def without(text: str, key: str) -> str:

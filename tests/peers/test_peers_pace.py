@@ -66,6 +66,19 @@ def test_all_images_of_a_step_and_the_time_before_the_first_count(
     assert 0.6 < found / (10 / 0.01 * at_once) <= 1  # a sleep may be longer
 
 
+def test_a_time_that_is_too_short_for_one_pass_is_said(
+    shapes: np.ndarray, cpu: Execution, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    monkeypatch.setitem(STEPS, "gan", Sleeps)
+    architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=8, size=16, channels=3)
+    config = section("gan", batch_size=16)
+    assert images_in(0.5, "gan", shapes, config, architecture, Loss(), cpu) == len(shapes)
+    said = "the least there is, a pass over all 48 images, which takes 1 s instead of 0.5 s"
+    assert said in capfd.readouterr().err
+    images_in(3, "gan", shapes, config, architecture, Loss(), cpu)
+    assert "the least there is" not in capfd.readouterr().err
+
+
 def test_both_parts_of_a_perceptual_loss_count(
     shapes: np.ndarray, cpu: Execution, random_vgg: str, capfd: pytest.CaptureFixture[str]
 ):
@@ -97,12 +110,13 @@ def test_the_command_writes_the_numbers_and_keeps_the_rest(shapes: np.ndarray, t
     file.write_text(commented_yaml(before))
     done = glann("peers", "3", cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert "glann: glo and imle would take about " in done.stderr
     after = load_settings(file, Peers)
     told = {line.split(":")[0]: line for line in done.stdout.splitlines()}
     assert told.keys() == {"gan", "vae"}
     for name in before.models:
         count = getattr(after, name).images
-        assert count != getattr(before, name).images and f"{count:,} images in 3 s" in told[name]
+        assert count != getattr(before, name).images and told[name] == f"{name}: {count:,} images"
         put_back = getattr(after, name).model_copy(update={"images": getattr(before, name).images})
         assert put_back == getattr(before, name)
     assert after.seconds == 3 and after.model_copy(update={"seconds": None}).energy == before.energy
@@ -124,7 +138,7 @@ def test_what_is_missing_or_wrong_is_one_line(shapes: np.ndarray, tmp_path: Path
         "needs two or more images as uint8 [n, 32, 32, 3], found uint8 [5, 32, 32, 1]; run: dvc repro"
     )
     (folder / "peers/params.yaml").write_text("# nothing else\n")
-    assert "models, seeds, seconds, foreign, vae," in fails_in_one_line(
+    assert "models, seeds, seconds, glann_curve, foreign, vae," in fails_in_one_line(
         glann_at_once("peers", "10", cwd=folder)
     )
     (folder / "peers/params.yaml").write_text("gan: {imags: 3}\n")

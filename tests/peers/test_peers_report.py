@@ -36,7 +36,7 @@ def compared(*models: str) -> Comparison:
         samples=dict.fromkeys(rows[1:], IMAGES),
         reconstructed=dict.fromkeys(["holdout", "glann_projected", "nearest"], IMAGES),
         reconstructions={name: {"pixels": 12.5, "features": 1.5} for name in ("glann_projected", "nearest")},
-        foreign={"glann": {"auc": 0.875, "holdout": 24, "foreign": 24}},
+        foreign={"glann_latents": {"auc": 0.875, "holdout": 24, "foreign": 24}},
     )
 
 
@@ -53,12 +53,12 @@ def test_metrics_have_a_tree_per_model(tmp_path: Path):
     assert metrics["seconds"] == 350
     assert metrics["ogan"] == {"runs": 1, "failed": 1}
     assert metrics["energy_refined"]["acceptance"] == 0.75
-    assert metrics["foreign"]["glann"]["auc"] == 0.875
+    assert metrics["foreign"]["glann_latents"]["auc"] == 0.875
 
 
 def test_pictures_show_equal_numbers_of_samples(tmp_path: Path):
     write_peers_report(compared("glann", "energy"), IMAGES, tmp_path)
-    sizes = {path.stem: Image.open(path).size for path in (tmp_path / "plots").glob("*.png")}
+    sizes = {path.stem: Image.open(path).size for path in (tmp_path / "plots").rglob("*.png")}
     assert sizes.keys() == {"grids", "reconstructions", "refined", "frechet"}
     # 20 images in a row, not 12; three rows of hold-out images and two models, four of refinement.
     assert sizes["grids"][0] > 1.3 * sizes["refined"][0] and sizes["grids"][1] < sizes["refined"][1]
@@ -69,7 +69,7 @@ def test_pictures_show_equal_numbers_of_samples(tmp_path: Path):
 
 def test_without_energy_there_is_no_refinement_to_show(tmp_path: Path):
     write_peers_report(compared("glann", "gan"), IMAGES, tmp_path)
-    assert not (tmp_path / "plots/refined.png").exists()
+    assert not (tmp_path / "plots/pictures/refined.png").exists()
 
 
 def test_the_table_has_a_row_per_model_and_names_failures(capsys: pytest.CaptureFixture[str]):
@@ -78,7 +78,11 @@ def test_the_table_has_a_row_per_model_and_names_failures(capsys: pytest.Capture
     lines = printed.splitlines()
     for label in ("training images", "GLANN", "WGAN-GP", "energy, refined", "O-GAN"):
         assert [line for line in lines if line.strip().startswith(label)]
-    assert "trainings, 350 s for each rival" in printed and "samples/s" in printed and "1,234" in printed
+    assert (
+        "trainings; rivals saw as many images as fit into 350 s" in printed
+        and "samples/s" in printed
+        and "1,234" in printed
+    )
     assert "1,000,000" in printed and "O-GAN, seed 0: failed: all samples are [one] picture" in printed
     assert "…" not in printed and max(map(len, lines)) <= 150
 

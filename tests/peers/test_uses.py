@@ -44,7 +44,7 @@ def colours(cpu: Execution) -> Generator:
 
 
 def pictures(generator: Generator, rows: Tensor) -> np.ndarray:
-    return generator.decode(rows, quiet=True)
+    return generator.decode(rows, title=None)
 
 
 def test_a_vae_decodes_the_mean_of_what_it_encodes(colours: Generator):
