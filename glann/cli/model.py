@@ -69,6 +69,6 @@ def generator_file(path: Path) -> Path:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise GlannError(
-            f"{path}: {what}; name a trained generator with --generator, or train one with dvc repro"
+            f"{path}: {what}; train a model with dvc repro, or name another file with --generator"
         )
     return path
