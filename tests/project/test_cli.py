@@ -204,7 +204,10 @@ def test_photographs_are_found_edited_and_animated(tmp_path: Path):
         ([*SAMPLE, "a.png", "--sed", "3"], "--seed"),
         (["sample"], "Missing option '--out'; see: glann sample --help"),
         (["sampel"], "No such command 'sampel'"),
-        (["sample", "--generator", "folder", "--out", "a.png"], "folder: a folder; train a model with dvc repro, or name"),
+        (
+            ["sample", "--generator", "folder", "--out", "a.png"],
+            "folder: a folder; train a model with dvc repro, or name",
+        ),
         (["sample", "--generator", "", "--out", "a.png"], "Invalid value for '--generator': an empty path"),
         (["params", "--check", ""], "Invalid value for '--check': an empty path"),
         (["params", "--check", "folder"], "folder: Is a directory"),
@@ -216,7 +219,10 @@ def test_photographs_are_found_edited_and_animated(tmp_path: Path):
             "folder: Is a directory",
         ),
         (["fit-imle", "folder", "--out", "m.safetensors"], "folder: a folder, not a file"),
-        (["sample", "--out", "a.png"], "data/imle/generator.safetensors: no such file; train a model with dvc repro"),
+        (
+            ["sample", "--out", "a.png"],
+            "data/imle/generator.safetensors: no such file; train a model with dvc repro",
+        ),
         (["sample", "--out", "a.png", "--device", "tpu"], "--device"),
         (["fit-imle", "none.npy", "--out", "m.safetensors"], "none.npy: no such file"),
         (["fit-imle", "whole.npy", "--out", "whole.npy"], "--out whole.npy: name a .safetensors file"),
