@@ -13,7 +13,7 @@ MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 
 
 Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
-"""By label: x and y of each point."""
+"""By label: x and y of each point. A line without points is left out, but keeps its place in `COLOURS`."""
 
 
 def save_curves(
@@ -46,6 +46,8 @@ def curves(lines: Lines, x_label: str, y_label: str, logarithmic: bool = False) 
     figure = Figure(figsize=(6, 4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for i, (label, (x, y)) in enumerate(lines.items()):
+        if not x:
+            continue
         axes.plot(
             x,
             y,
@@ -66,9 +68,10 @@ def curves(lines: Lines, x_label: str, y_label: str, logarithmic: bool = False) 
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(lines) > 1 and logarithmic:  # steep curves leave no room
+    drawn = len(axes.get_lines())
+    if drawn > 1 and logarithmic:  # steep curves leave no room
         figure.legend(frameon=False, loc="outside right center")
-    elif len(lines) > 1:
+    elif drawn > 1:
         axes.legend(frameon=False)
     file = BytesIO()
     # Without the Software tag the file does not depend on the version of matplotlib.

@@ -7,7 +7,6 @@ Samples are compared with hold-out images, by the metrics of `glann.evaluate`. R
 - ``energy_refined``: the samples of ``energy`` after `glann.peers.uses.refine`.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from glann.evaluate.comparison import COLUMNS, Described, compare
+from glann.evaluate.comparison import Described, compare
 from glann.evaluate.diagnosis import nearest_images
 from glann.evaluate.evaluation import CHUNK_BYTES, SEARCHED, Images, describe
 from glann.evaluate.features import choose_kind, extract, feature_network
@@ -53,10 +52,11 @@ class Comparison:
         Number of images per row, and of hold-out images.
     table
         For each row, its metrics by name: the mean over seeds.
-    novelty
-        For each row of a model, the median distance of its samples to the nearest of `count` training images,
-        divided by that of the hold-out images: below 1 if samples are copies, or nearly. Empty if most
-        hold-out images are training images too.
+    to_training
+        For each row of a model, how its samples relate to `count` training images, means over seeds:
+        ``frechet_train`` is the Fréchet distance to them, and ``novelty`` the median distance of a sample to
+        the nearest of them, divided by that of the hold-out images: below 1 if samples are copies, or nearly.
+        Without novelty if most hold-out images are training images too.
     spread
         For each row with two trainings or more, the difference of its largest and its smallest value, by the
         metric's name.
@@ -90,7 +90,7 @@ class Comparison:
     count: int
     reference_count: int
     table: dict[str, dict[str, float]]
-    novelty: dict[str, float]
+    to_training: dict[str, dict[str, float]]
     spread: dict[str, dict[str, float]]
     acceptance: float | None
     seconds: float | None
@@ -142,13 +142,13 @@ def compare_peers(
         run.check(execution)
     yardstick = Yardstick(config, seed, images, holdout, execution)
     rows = {"train": [yardstick.of_training()]}
-    novelty: dict[str, list[float]] = {}
+    to_training: dict[str, list[dict[str, float]]] = {}
     samples: dict[str, NDArray[np.uint8]] = {}
 
     def add(name: str, drawn: Images) -> None:
-        found, new = yardstick.measure(name, drawn)
+        found, beside = yardstick.measure(name, drawn)
         rows.setdefault(name, []).append(found)
-        novelty.setdefault(name, []).append(new)
+        to_training.setdefault(name, []).append(beside)
         samples.setdefault(name, drawn(slice(SHOWN)))
 
     acceptance, speed = [], dict[str, float]()
@@ -187,11 +187,7 @@ def compare_peers(
         count=yardstick.count,
         reference_count=len(holdout),
         table={name: _over(found, np.mean) for name, found in rows.items()},
-        novelty={
-            name: float(f"{np.mean(found):.4g}")
-            for name, found in novelty.items()
-            if np.isfinite(found).all()
-        },
+        to_training={name: _over(found, np.mean) for name, found in to_training.items()},
         spread={name: _over(found, np.ptp) for name, found in rows.items() if len(found) > 1},
         acceptance=float(f"{np.mean(acceptance):.3g}") if acceptance else None,
         seconds=settings.seconds,
@@ -253,11 +249,13 @@ class Yardstick:
         """Compare the chosen training images with the hold-out images: a number per key of `COLUMNS`."""
         return self._compared(self._training)
 
-    def measure(self, name: str, drawn: Images) -> tuple[dict[str, float], float]:
-        """Compare `count` images likewise, and return their novelty too, see `Comparison`."""
+    def measure(self, name: str, drawn: Images) -> tuple[dict[str, float], dict[str, float]]:
+        """Compare `count` images likewise, and with training images too, see `Comparison`."""
         rows = self._described(name, drawn, self.count)
-        novelty = self._distance_to_training(rows) / self._usual if self._usual else math.nan
-        return self._compared(rows), novelty
+        beside = {"frechet_train": frechet_distance(rows.features, self._training.features)}
+        if self._usual:
+            beside["novelty"] = self._distance_to_training(rows) / self._usual
+        return self._compared(rows), beside
 
     def _compared(self, rows: Described) -> dict[str, float]:
         return compare(rows, self._reference, prd(rows.features, self._reference.features, self._seed))
@@ -304,7 +302,7 @@ def _earlier(run: Run, yardstick: Yardstick) -> list[tuple[float, float]]:
 
 def _over(rows: Sequence[Mapping[str, float]], of: Callable[[list[float]], float]) -> dict[str, float]:
     """Summarise each column over rows, to six digits."""
-    return {column: float(f"{of([row[column] for row in rows]):.6g}") for column in COLUMNS}
+    return {column: float(f"{of([row[column] for row in rows]):.6g}") for column in rows[0]}
 
 
 def _reconstructed(

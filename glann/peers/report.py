@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from glann.images.curves import save_curves
 from glann.images.png import save_labelled_rows
 from glann.peers.comparison import Comparison
 from glann.peers.runs import Run
+from glann.peers.settings import Name
 from glann.runtime.console import STDOUT
 from glann.runtime.files import save_json
 
@@ -70,14 +71,15 @@ def write_peers_report(comparison: Comparison, holdout: NDArray[np.uint8], folde
         for at, distance in curve
     ]
     save_json(plots / "frechet.json", points)
-    lines = {
-        label(model): ([at for at, _ in curve], [distance for _, distance in curve])
-        for model, curve in comparison.curves.items()
-    }
-    if lines:
-        save_curves(
-            plots / "frechet.png", lines, "fraction of the training", "Fréchet distance", logarithmic=True
-        )
+    if comparison.curves:
+        # All models have a line, so that each has the same colour in every comparison.
+        curves = {model: comparison.curves.get(model, []) for model in ("glann", *get_args(Name))}
+        lines = {
+            label(model): ([at for at, _ in curve], [distance for _, distance in curve])
+            for model, curve in curves.items()
+        }
+        distance = f"Fréchet distance ({comparison.features})"
+        save_curves(plots / "frechet.png", lines, "fraction of the training", distance, logarithmic=True)
 
 
 def label(name: str) -> str:
@@ -90,8 +92,9 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     """Return what metrics.json has of a comparison: no measured times, so that it is reproducible.
 
     ``seconds`` is the training time that rivals were given. Rows of models also say how many trainings there
-    were (``runs``), how many of them ``failed``, how many ``images`` a training has seen, how new samples are
-    (``novelty``), and how far the Fréchet distances of two or more lie apart (``spread``).
+    were (``runs``), how many of them ``failed``, how many ``images`` a training has seen, how samples relate
+    to training images (``frechet_train``, ``novelty``), and how far the Fréchet distances of two or more lie
+    apart (``spread``).
     """
     found: dict[str, Any] = {
         "features": comparison.features,
@@ -101,8 +104,7 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     }
     for name, row in comparison.table.items():
         found[name] = {**row}
-        if name in comparison.novelty:
-            found[name]["novelty"] = comparison.novelty[name]
+        found[name] |= comparison.to_training.get(name, {})
         if name in comparison.spread:
             found[name]["spread"] = comparison.spread[name]["frechet"]
     for name in dict.fromkeys(run.model for run in comparison.runs):
@@ -128,7 +130,12 @@ def print_peers(comparison: Comparison) -> None:
         f"{comparison.count} images a row against {comparison.reference_count} hold-out images, "
         f"{comparison.features} features"
     )
-    headings = COLUMNS | {"novelty": "novelty → 1", "spread": "Fréchet spread"}
+    headings = {
+        **COLUMNS,
+        "spread": "Fréchet spread",
+        "frechet_train": "Fréchet to training",
+        "novelty": "novelty → 1",
+    }
     console.print(_table(title, headings, {name: found[name] for name in comparison.table}))
     title = "trainings"
     if comparison.seconds is not None:

@@ -29,7 +29,7 @@ def test_more_images_fit_a_longer_time(shapes: np.ndarray, cpu: Execution):
     architecture = DecoderArchitecture(config=Decoder(width=4), latent_dim=8, size=16, channels=3)
     config = Vae.model_validate(SMALL["vae"])
     few, many = (
-        images_in(seconds, "vae", shapes, config, architecture, Loss(kind="l1"), cpu) for seconds in (4, 60)
+        images_in(seconds, "vae", shapes, config, architecture, Loss(kind="l1"), cpu) for seconds in (2, 30)
     )
     assert 5 < many / few < 100  # fifteen, but seconds go before the first step, and machines are busy
     assert few >= len(shapes) and all(count % 10 ** (len(str(count)) - 3) == 0 for count in (few, many))
@@ -88,7 +88,7 @@ def test_both_parts_of_a_perceptual_loss_count(
     config = Vae.model_validate(SMALL["vae"])
     counts = [
         images_in(
-            30,
+            12,
             "vae",
             images,
             config,

@@ -27,7 +27,7 @@ def compared(*models: str) -> Comparison:
         count=24,
         reference_count=24,
         table={name: dict.fromkeys(COLUMNS, 0.25) for name in rows},
-        novelty=dict.fromkeys(rows[1:], 1.5),
+        to_training={name: {"frechet_train": 0.5, "novelty": 1.5} for name in rows[1:]},
         spread={name: dict.fromkeys(COLUMNS, 0.125) for name in models},
         seconds=350.0,
         speed=dict.fromkeys(rows[1:], 1234.5),
@@ -46,6 +46,7 @@ def test_metrics_have_a_tree_per_model(tmp_path: Path):
     assert metrics["glann"] == dict.fromkeys(COLUMNS, 0.25) | {
         "runs": 2,
         "failed": 0,
+        "frechet_train": 0.5,
         "novelty": 1.5,
         "images": 1_000_000,
         "spread": 0.125,
@@ -65,6 +66,23 @@ def test_pictures_show_equal_numbers_of_samples(tmp_path: Path):
     assert sizes["refined"][1] > sizes["reconstructions"][1]
     points = json.loads((tmp_path / "plots/frechet.json").read_text())
     assert points[0] == {"images": "GLANN", "fraction": 0.5, "frechet": 4.0} and len(points) == 4
+
+
+def colours(path: Path) -> set[tuple[int, ...]]:
+    """The frequent colours of a picture that are no shades of grey."""
+    counted = Image.open(path).convert("RGB").getcolors(1 << 20) or []
+    return {colour for count, colour in counted if count > 100 and len({*colour}) > 1}
+
+
+def test_a_model_has_the_same_colour_in_every_comparison(tmp_path: Path):
+    found = {}
+    for models in (["gan"], ["glann", "gan", "wgan_gp"], ["wgan_gp"]):
+        (folder := tmp_path / "-".join(models)).mkdir()
+        write_peers_report(compared(*models), IMAGES, folder)
+        found[folder.name] = colours(folder / "plots/frechet.png")
+    gan, both, wgan = found.values()
+    assert gan and wgan and not gan & wgan
+    assert both == gan | wgan
 
 
 def test_without_energy_there_is_no_refinement_to_show(tmp_path: Path):
