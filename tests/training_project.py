@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from command_line import stage_at_once
 from conftest import ROOT
 
 from glann.params import Params
@@ -57,6 +58,11 @@ def start(folder: Path, *command: str, path: str = str(ROOT)) -> subprocess.Pope
 def run(folder: Path, *command: str) -> None:
     process = start(folder, *command)
     assert process.wait(120) == 0, process.stderr and process.stderr.read()
+
+
+def run_at_once(folder: Path, stage: str) -> None:
+    result = stage_at_once(folder, stage)
+    assert result.returncode == 0, result.stderr
 
 
 def losses(folder: Path, stage: str) -> list[float]:

@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import glann_at_once, stage_at_once
 from ruamel.yaml import YAML
 from small_peers import SMALL
 from training_project import project, start, wait_for
@@ -52,15 +51,24 @@ def with_peers(folder: Path, name: str, keys: dict | None = None) -> Path:
 
 
 def train(folder: Path, *arguments: str) -> tuple[int, list[str]]:
-    return run(folder, "stages.peers.train", *arguments)
+    return run(folder, "peers.train", *arguments)
 
 
-def run(folder: Path, *arguments: str) -> tuple[int, list[str]]:
+def run(folder: Path, name: str, *arguments: str) -> tuple[int, list[str]]:
     """Run a stage; return its exit status and what it said, without the progress."""
-    process = start(folder, *arguments)
+    result = stage_at_once(folder, name, *arguments)
+    return result.returncode, lines(result.stderr)
+
+
+def run_in_processes(folder: Path, name: str, *arguments: str) -> tuple[int, list[str]]:
+    """Run a stage that starts others like itself, as a user runs it."""
+    process = start(folder, f"stages.{name}", *arguments)
     _, said = process.communicate(timeout=120)
-    lines = [line for line in said.splitlines() if not re.match(r"\w+: \d+ images in ", line)]
-    return process.returncode, lines
+    return process.returncode, lines(said)
+
+
+def lines(said: str) -> list[str]:
+    return [line for line in said.splitlines() if not re.match(r"\w+: \d+ images in ", line)]
 
 
 def digests(folder: Path, trained: str) -> dict[str, str]:
@@ -111,9 +119,9 @@ def test_a_killed_stage_ends_with_the_same_bytes_and_glann_samples_from_them(
     assert len({sample.tobytes() for sample in [images, *earlier]}) == 5
 
     out = tmp_path / "samples.npy"
-    command = [sys.executable, "-m", "glann", "sample", "--generator", str(made / "generator.safetensors")]
-    options = ["--count", "5", "--seed", "1", "--precision", "float32", "--device", "cpu", "--out", str(out)]
-    subprocess.run([*command, *options], cwd=expected, check=True, capture_output=True)
+    options = ["--count", "5", "--seed", "1", "--precision", "float32", "--device", "cpu", "--out", out]
+    sampled = glann_at_once("sample", "--generator", made / "generator.safetensors", *options, cwd=expected)
+    assert sampled.returncode == 0, sampled.stderr
     assert np.abs(np.load(out).astype(int) - images).max() <= 1  # another number of threads
 
 
@@ -135,7 +143,7 @@ def test_a_run_that_diverges_is_a_result_too(shapes: np.ndarray, tmp_path: Path)
 
 def test_of_several_processes_that_diverge_the_first_line_is_the_result(shapes: np.ndarray, tmp_path: Path):
     folder = with_peers(project(tmp_path / "project", shapes, processes=2), "vae", {"lr": 10.0})
-    status, said = train(folder, "vae", "0")
+    status, said = run_in_processes(folder, "peers.train", "vae", "0")
     assert status == 0 and len(said) == 1, said
     found = json.loads((folder / "data/peers/trained/vae-0/result.json").read_text())
     assert found == {"images": None, "failed": "vae: epoch 1: the loss is not finite"}
@@ -157,7 +165,7 @@ def test_several_processes_train_glann_with_another_seed_and_classes(shapes: np.
     folder = with_peers(project(tmp_path / "project", shapes, changes, processes=2), "gan")
     images = {"images": [0, 1] * 40, "holdout": []}
     save_json(folder / "data/prepare/classes.json", {"names": ["a", "b"], **images})
-    assert run(folder, "stages.peers.glann", "1")[0] == 0
+    assert run_in_processes(folder, "peers.glann", "1")[0] == 0
     made = folder / "data/peers/trained/glann-1"
     assert json.loads((made / "result.json").read_text()) == {"images": 160, "failed": None}
     assert Generator.load(made / "generator.safetensors", ON_CPU).sample(3, seed=1).std() > 1
@@ -169,9 +177,9 @@ def test_the_model_of_the_main_pipeline_is_not_trained_again(shapes: np.ndarray,
     folder = with_peers(project(tmp_path / "project", shapes, changes), "gan")
     settings = folder / "peers/params.yaml"
     settings.write_text(settings.read_text().replace("glann_curve: true", f"glann_curve: {curve}".lower()))
-    for stage in ("stages.glo", "stages.imle"):
+    for stage in ("glo", "imle"):
         assert run(folder, stage)[0] == 0
-    assert run(folder, "stages.peers.glann", "0")[0] == 0
+    assert run(folder, "peers.glann", "0")[0] == 0
     made = folder / "data/peers/trained/glann-0"
     assert (made / "snapshots/0.5.safetensors").exists() == curve
     model, same = (load_generator(path / "generator.safetensors")[1] for path in (folder / "data/imle", made))
@@ -193,23 +201,23 @@ def test_without_settings_one_line_says_how_to_get_them(shapes: np.ndarray, tmp_
 def test_the_content_of_foreign_pictures_is_noted(shapes: np.ndarray, tmp_path: Path):
     folder = with_peers(project(tmp_path, shapes), "gan")
     noted = folder / "data/peers/foreign/input.json"
-    assert run(folder, "stages.peers.foreign") == (0, [])
+    assert run(folder, "peers.foreign") == (0, [])
     assert json.loads(noted.read_text()) == {}  # the hold-out is inverted
     settings = folder / "peers/params.yaml"
     settings.write_text(settings.read_text().replace("foreign: null", "foreign: other.npy"))
-    status, said = run(folder, "stages.peers.foreign")
+    status, said = run(folder, "peers.foreign")
     assert status == 1 and len(said) == 1
     assert said[0].startswith("glann: peers/params.yaml: foreign: other.npy: there is no such file")
     found = set()
     for value in (7, 8, 8):
         np.save(folder / "other.npy", np.full_like(shapes, value))
-        assert run(folder, "stages.peers.foreign") == (0, [])
+        assert run(folder, "peers.foreign") == (0, [])
         found.add(noted.read_text())
     assert len(found) == 2
     # A temporary workspace of an experiment has only the files that git tracks.
     workspace = folder / ".dvc/tmp/exps/a"
     shutil.copytree(folder, workspace, ignore=shutil.ignore_patterns("data", "other.npy", ".dvc"))
-    assert run(workspace, "stages.peers.foreign") == (0, [])
+    assert run(workspace, "peers.foreign") == (0, [])
     assert (workspace / "data/peers/foreign/input.json").read_text() == noted.read_text()
 
 

@@ -120,7 +120,7 @@ def test_samples_at_the_command_line_are_those_of_the_library(tmp_path: Path):
     )
     options = ["--count", "70", "--seed", "3", "--truncation", "0.8", "--device", "cpu", "--threads", "1"]
     for out in ("a.npy", "a.png", "folder"):
-        result = glann("sample", "--generator", "g.safetensors", "--out", out, *options, cwd=tmp_path)
+        result = glann_at_once("sample", "--generator", "g.safetensors", "--out", out, *options, cwd=tmp_path)
         assert result.returncode == 0 and result.stdout == "", result.stderr
         assert result.stderr.splitlines()[-1] == f"70 images in {out}"
     assert (np.load(tmp_path / "a.npy") == expected).all()
@@ -152,7 +152,7 @@ def test_photographs_are_found_edited_and_animated(tmp_path: Path):
         Image.new("RGB", (20, 16), (200 + i, 220, 240)).save(tmp_path / f"{i}.jpg")
 
     def runs(*arguments: object) -> str:
-        result = glann(*arguments, *OF, "--threads", "1", cwd=tmp_path, XDG_CACHE_HOME=cache)
+        result = glann_at_once(*arguments, *OF, "--threads", "1", cwd=tmp_path, XDG_CACHE_HOME=cache)
         assert result.returncode == 0 and result.stdout == "", result.stderr
         return result.stderr.splitlines()[-1]
 

@@ -1,6 +1,5 @@
 """Full disks, little memory, kills, damaged files, degenerate images: one line each, and nothing is lost."""
 
-import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import stage_at_once
 from conftest import ROOT
 from torch import nn
 from training_project import project, wait_for
@@ -39,13 +39,8 @@ from glann.sample.generator import Generator
 TOO_SMALL = 700  # bytes, less than the smallest file that every stage writes
 
 
-def stage(folder: Path, name: str, limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a stage, the folder's own modules first, with no file longer than so many bytes."""
-
-    def full() -> None:
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
+def stage(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Run a stage, the folder's own modules first."""
     return subprocess.run(
         [sys.executable, "-m", f"stages.{name}"],
         cwd=folder,
@@ -53,7 +48,6 @@ def stage(folder: Path, name: str, limit: int | None = None) -> subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=full,
     )
 
 
@@ -73,13 +67,13 @@ def test_a_full_disk_is_one_line_at_every_stage_and_costs_nothing(shapes: np.nda
     project(tmp_path, shapes, changes)
     for name in STAGES:
         before = files(tmp_path / "data" / name)
-        failed = stage(tmp_path, name, TOO_SMALL)
+        failed = stage_at_once(tmp_path, name, largest=TOO_SMALL)
         said = [line for line in failed.stderr.splitlines() if line.startswith("glann:")]
         assert failed.returncode == 1 and "Traceback" not in failed.stderr, failed.stderr
         assert len(said) == 1 and said[0].startswith(f"glann: data/{name}"), said
         assert "could not be written" in said[0] and "too large" in said[0]
         assert files(tmp_path / "data" / name) == before
-        done = stage(tmp_path, name)
+        done = stage_at_once(tmp_path, name)
         assert done.returncode == 0, done.stderr
         assert len(files(tmp_path / "data" / name)) >= 2
 

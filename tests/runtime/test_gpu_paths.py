@@ -8,7 +8,7 @@ import pytest
 import torch
 from simulated_gpu import GpuTensor, SimulatedGpu
 from small import small_generator
-from training_project import ROOT, project, run, start
+from training_project import ROOT, project, run_at_once, start
 
 from glann.errors import GlannError
 from glann.evaluate.features import feature_network
@@ -91,7 +91,7 @@ def test_two_processes_on_gpus_reach_the_end_of_both_stages(shapes: np.ndarray, 
     path = os.pathsep.join(map(str, (two, ROOT, ROOT / "tests")))
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     for stage in ("glo", "imle"):
-        run(alone, f"stages.{stage}")
+        run_at_once(alone, stage)
         process = start(two, *torchrun, f"stages.{stage}", path=path)
         assert process.wait(120) == 0, process.stderr and process.stderr.read()
     found, expected = (np.load(folder / "data/glo/latents.npy") for folder in (two, alone))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from training_project import INFOGAN, losses, project, run, start, wait_for
+from training_project import INFOGAN, losses, project, run, run_at_once, start, wait_for
 
 from glann.runtime.tensors import load_tensors
 
@@ -20,7 +20,7 @@ def test_two_processes_compute_what_one_does(changes: dict, shapes: np.ndarray, 
     one = project(tmp_path / "one", shapes, changes)
     two = project(tmp_path / "two", shapes, changes, processes=2)
     for stage in ("glo", "imle"):
-        run(one, f"stages.{stage}")
+        run_at_once(one, stage)
         run(two, f"stages.{stage}")
         if stage == "glo":  # each stage is compared from equal inputs
             # Sums in another order differ in the last place of float32, and 50 steps of Adam let that grow.
@@ -41,7 +41,7 @@ def test_two_processes_in_bfloat16_learn_what_one_does(shapes: np.ndarray, tmp_p
     half = {"compute": {"precision": "bfloat16"}}
     one, two = project(tmp_path / "one", shapes, half), project(tmp_path / "two", shapes, half, processes=2)
     for stage in ("glo", "imle"):
-        run(one, f"stages.{stage}")
+        run_at_once(one, stage)
         run(two, f"stages.{stage}")
         first, last = losses(one, stage)[0], losses(one, stage)[-1]
         # Products are rounded to 8 bits: the first epochs agree, later ones learn as much.

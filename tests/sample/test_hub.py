@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import glann_at_once
 from hub_server import NOT_YOURS, TOKEN, Hub, Repository, hub_server
 from markdown_it import MarkdownIt
 from PIL import Image
@@ -84,15 +85,25 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def run(folder: Path, address: str, *command: object, token: str = TOKEN, **more: str):
-    """Run a program for which the Hub is at `address`: huggingface_hub reads this when it is imported."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": address, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"NO_PROXY": "127.0.0.1,localhost"}
+def hub_at(folder: Path, address: str, token: str = TOKEN) -> dict[str, str | None]:
+    """The environment in which the Hub is at `address`: huggingface_hub reads it when it is imported."""
+    return {
+        **{name: None for name in os.environ if name.startswith("HF_")},
+        "HF_ENDPOINT": address,
+        "HF_HOME": str(folder / "hub"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": token,
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+def run(folder: Path, address: str, *command: object, token: str = TOKEN):
+    """Run a program of Python."""
+    found = hub_at(folder, address, token)
     return subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=folder,
-        env={**environment, "HF_TOKEN": token, **more},
+        env={name: value for name, value in (os.environ | found).items() if value is not None},
         capture_output=True,
         text=True,
         check=False,
@@ -100,7 +111,7 @@ def run(folder: Path, address: str, *command: object, token: str = TOKEN, **more
 
 
 def glann_in(folder: Path, address: str, *arguments: object, token: str = TOKEN, **more: str):
-    return run(folder, address, "-m", "glann", *arguments, token=token, **more)
+    return glann_at_once(*arguments, cwd=folder, **(hub_at(folder, address, token) | more))
 
 
 def one_line(result: subprocess.CompletedProcess[str]) -> str:
