@@ -70,7 +70,8 @@ def ogan_gradients(step: OganStep, x: Inputs) -> Tensor:
     gap = of_real.mean(dim=1) - of_detached.mean(dim=1)
     pushed = of_made.mean(dim=1) - of_detached.mean(dim=1)  # its gradient in the judge's weights is zero
     apart = (2 * (real - made.detach())).square().flatten(1).mean(dim=1)  # of pixels in [-1, 1]
-    correlation = step.config.correlation * F.cosine_similarity(centred(x["noise"]), centred(of_made))
+    weight = step.config.weight(step.architecture.config)
+    correlation = weight * F.cosine_similarity(centred(x["noise"]), centred(of_made))
     loss = (gap + pushed + gap.square() / (4 * apart + 1e-6) - correlation).mean()
     (loss * x["weight"]).backward()
     return loss

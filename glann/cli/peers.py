@@ -26,7 +26,7 @@ def peers(
 ) -> None:
     """Time each rival for some seconds, and write into peers/params.yaml how many images fit the time."""
     if seconds is not None and not 0 < seconds < 1e9:
-        raise GlannError(f"{seconds:g} seconds: give a time above 0")
+        raise GlannError(f"{seconds:g} seconds: give a time above 0 and below 1e9")
     settings, params = load_settings(FILE, Peers), load_params()
     check_file("data/prepare/images.npy")
 
@@ -53,15 +53,19 @@ def peers(
         say(
             f"rivals get {seconds:g} s, as asked for; without a number, they get as much time as glo and imle"
         )
-    seconds = float(f"{seconds or own:.3g}")
+    if params.compute.processes > 1:
+        say(
+            f"compute.processes: {params.compute.processes}: all times here are those of one process; "
+            "trainings in several take less time, rivals and GLANN not always by as much"
+        )
+    seconds = seconds or float(f"{own:.3g}")
     say(f"timing {', '.join(settings.models)}: at least {WARM_UP + ROUND} steps of each")
     yaml = yaml_editor()
     document = yaml.load(FILE.read_text(encoding="utf-8"))
-    document["seconds"] = seconds
     for name in settings.models:
         config = getattr(settings, name)
         count = images_in(seconds, name, images, config, architecture, params.glo.loss, on)
-        document[name]["images"] = count
+        document[name] |= {"images": count, "seconds": seconds}
         write(f"{name}: {count:,} images\n")
     with replacing(FILE) as temporary, temporary.open("w", encoding="utf-8") as file:
         yaml.dump(document, file)

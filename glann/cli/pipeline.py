@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from glann.cli.app import app, as_path, path_option, write
-from glann.params import Params, load_params
+from glann.params import Params, load_params, load_settings
 from glann.peers.settings import Peers
 from glann.presets import PRESETS, commented_yaml, params_yaml, preset
 from glann.runtime.tensorboard import check_tensorboard
@@ -18,14 +18,16 @@ from glann.runtime.tensorboard import check_tensorboard
 def params(
     name: Annotated[str, typer.Option("--preset", help=f"one of {', '.join(PRESETS)}")] = "avatars",
     schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema of the settings")] = False,
-    peers: Annotated[bool, typer.Option("--peers", help="print the default peers/params.yaml")] = False,
+    peers: Annotated[bool, typer.Option("--peers", help="print or check a peers/params.yaml")] = False,
     check: Annotated[
         Path | None,
         path_option(help="check this params.yaml instead, and the pictures and weights it names"),
     ] = None,
 ) -> None:
     """Print a params.yaml with the settings of a preset, print the schema, or check a file."""
-    if check:
+    if check and peers:
+        load_settings(check, Peers)
+    elif check:
         settings = load_params(check)
 
         from glann import preflight  # noqa: PLC0415

@@ -35,6 +35,7 @@ def sample(
 
     check_out(out)
     model = Generator.load(generator, compute)
+    _check_truncation(truncation, model.mapping.architecture.config is None)
     save_images(model.stream(count, seed, truncation, class_name), out)
     others = sum(1 for _ in out.iterdir()) - count if out.is_dir() else 0
     beside = f", beside {others} other files that were there before" if others else ""
@@ -69,6 +70,16 @@ def walk(
     check_apart(out)
     check_ending(out, rate)
     check_writable(out)
-    frames = frames_of(Generator.load(generator, compute), chosen, steps, truncation, class_name)
+    model = Generator.load(generator, compute)
+    _check_truncation(truncation, model.mapping.architecture.config is None)
+    frames = frames_of(model, chosen, steps, truncation, class_name)
     save_animation(out, frames, rate)
     print(f"{len(frames)} pictures, {len(frames) / rate:.3g} s, in {out}", file=sys.stderr)
+
+
+def _check_truncation(truncation: float, without_mapping: bool) -> None:
+    if truncation != 1 and without_mapping:
+        raise GlannError(
+            "--truncation: this model has no mapping: its decoder draws noise of any length in the same way; "
+            "leave the option out"
+        )

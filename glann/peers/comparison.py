@@ -62,13 +62,11 @@ class Comparison:
         metric's name.
     acceptance
         Share of the proposals that the refinement of ``energy`` accepted. None: there is no such model.
-    seconds
-        The training time that rivals were given. None: their numbers of images were chosen in another way.
     speed
         For each row of a model, samples per second, measured now.
     curves
         By model, the Fréchet distance at fractions of the training, pairs of both: of the first that did not
-        fail, if it kept earlier states.
+        fail and kept earlier states, if there is one.
     samples
         For each row, its first samples, uint8 [k, h, w, c], with the first seed that did not fail.
     reconstructed
@@ -93,7 +91,6 @@ class Comparison:
     to_training: dict[str, dict[str, float]]
     spread: dict[str, dict[str, float]]
     acceptance: float | None
-    seconds: float | None
     speed: dict[str, float]
     curves: dict[str, list[tuple[float, float]]]
     samples: dict[str, NDArray[np.uint8]]
@@ -169,15 +166,13 @@ def compare_peers(
             speed.setdefault("energy_refined", 1 / per_sample)
             add("energy_refined", decoded(generator, refined, "energy, refined: decode"))
             acceptance.append(accepted)
-    firsts: dict[str, Run] = {}
-    for run in runs:
-        if not run.failed:
-            firsts.setdefault(run.model, run)
-    curves = {
-        name: [*earlier, (1.0, rows[name][0]["frechet"])]
-        for name, run in firsts.items()
-        if (earlier := _earlier(run, yardstick))
-    }
+    trained = [run for run in runs if not run.failed]
+    firsts, curves = dict[str, Run](), dict[str, list[tuple[float, float]]]()
+    for run in trained:
+        firsts.setdefault(run.model, run)
+        if run.model not in curves and (earlier := _earlier(run, yardstick)):
+            number = [other for other in trained if other.model == run.model].index(run)
+            curves[run.model] = [*earlier, (1.0, rows[run.model][number]["frechet"])]
     rivals = {name: run for name, run in firsts.items() if name != "glann"}
     projected = projector.project(np.asarray(holdout[:PROJECTED]), "glann: project")
     pictures = _reconstructed(rivals, yardstick, projected, weights)
@@ -190,7 +185,6 @@ def compare_peers(
         to_training={name: _over(found, np.mean) for name, found in to_training.items()},
         spread={name: _over(found, np.ptp) for name, found in rows.items() if len(found) > 1},
         acceptance=float(f"{np.mean(acceptance):.3g}") if acceptance else None,
-        seconds=settings.seconds,
         speed=speed,
         curves=curves,
         samples=samples,

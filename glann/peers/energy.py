@@ -25,7 +25,7 @@ class EnergyStep(PeerStep):
         # Both networks see the same images, but their gradients there are weighted differently.
         shown, told_of = (made.detach().float().requires_grad_() for _ in range(2))
         of_real, of_made = self.judge(real), self.judge(shown)
-        penalty = self.config.penalty * squared_slope(of_real, real).mean()
+        penalty = self.config.weight(self.architecture.config) * squared_slope(of_real, real).mean()
         loss = of_real.mean() - of_made.mean() + penalty + self.told_apart(told_of, x["noise"])
         judges = [*self.networks["judge"].parameters(), *self.networks["statistics"].parameters()]
         (loss * x["weight"]).backward(inputs=[*judges, shown, told_of])

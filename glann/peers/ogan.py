@@ -25,7 +25,7 @@ class OganStep(PeerStep):
         shown = made.detach().float().requires_grad_()
         seen_real, seen_made = self.judge(real), self.judge(shown)
         similarity = F.cosine_similarity(centred(x["noise"]), centred(seen_made))
-        correlation = self.config.correlation * similarity.mean()
+        correlation = self.config.weight(self.architecture.config) * similarity.mean()
         of_made = seen_made.mean(dim=1)
         (gradient,) = torch.autograd.grad(
             (of_made.mean() - correlation) * x["weight"], shown, retain_graph=True

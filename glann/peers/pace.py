@@ -75,9 +75,10 @@ def images_in(
     say(f"{name}: {1 / per_image:.4g} images/s, {once:.1f} s before the first")
     if count < len(images):
         least = once + len(images) * per_image
+        takes = f"{least:.0f}" if least >= 1 else f"{least:.1g}"
         say(
             f"{name}: it gets the least there is, a pass over all {len(images):,} images, which takes "
-            f"{least:.0f} s instead of {seconds:g} s"
+            f"{takes} s instead of {seconds:g} s"
         )
     return min(max(len(images), count // digits * digits), MOST_IMAGES)
 

@@ -91,16 +91,15 @@ def label(name: str) -> str:
 def metrics(comparison: Comparison) -> dict[str, Any]:
     """Return what metrics.json has of a comparison: no measured times, so that it is reproducible.
 
-    ``seconds`` is the training time that rivals were given. Rows of models also say how many trainings there
-    were (``runs``), how many of them ``failed``, how many ``images`` a training has seen, how samples relate
-    to training images (``frechet_train``, ``novelty``), and how far the Fréchet distances of two or more lie
+    Rows of models also say how many trainings there were (``runs``), how many of them ``failed``, how many
+    ``images`` a training has seen, how long that takes by `glann peers` (``seconds``), how samples relate to
+    training images (``frechet_train``, ``novelty``), and how far the Fréchet distances of two or more lie
     apart (``spread``).
     """
     found: dict[str, Any] = {
         "features": comparison.features,
         "count": comparison.count,
         "reference_count": comparison.reference_count,
-        **({} if comparison.seconds is None else {"seconds": comparison.seconds}),
     }
     for name, row in comparison.table.items():
         found[name] = {**row}
@@ -114,10 +113,13 @@ def metrics(comparison: Comparison) -> dict[str, Any]:
     return found | {"reconstructions": comparison.reconstructions, "foreign": comparison.foreign}
 
 
-def _trainings(runs: Sequence[Run]) -> dict[str, int]:
-    seen = [run.images for run in runs if run.images is not None]
-    told = {"runs": len(runs), "failed": sum(run.failed is not None for run in runs)}
-    return told | ({"images": round(sum(seen) / len(seen))} if seen else {})
+def _trainings(runs: Sequence[Run]) -> dict[str, float]:
+    told: dict[str, float] = {"runs": len(runs), "failed": sum(run.failed is not None for run in runs)}
+    if seen := [run.images for run in runs if run.images is not None]:
+        told["images"] = round(sum(seen) / len(seen))
+    if timed := [run.seconds for run in runs if run.seconds is not None]:
+        told["seconds"] = sum(timed) / len(timed)
+    return told
 
 
 def print_peers(comparison: Comparison) -> None:
@@ -137,20 +139,18 @@ def print_peers(comparison: Comparison) -> None:
         "novelty": "novelty → 1",
     }
     console.print(_table(title, headings, {name: found[name] for name in comparison.table}))
-    title = "trainings"
-    if comparison.seconds is not None:
-        title += f"; rivals saw as many images as fit into {comparison.seconds:g} s"
     headings = {
         "runs": "runs",
         "failed": "failed runs",
         "images": "images seen",
+        "seconds": "s for these, as timed",
         "speed": "samples/s, on this machine",
     }
     rows = {
         name: found.get(name, {}) | ({"speed": comparison.speed[name]} if name in comparison.speed else {})
         for name in dict.fromkeys([*(run.model for run in comparison.runs), *comparison.speed])
     }
-    console.print(_table(title, headings, rows))
+    console.print(_table("trainings", headings, rows))
     k = len(comparison.reconstructed["holdout"])
     headings = {"pixels": "grey levels ↓", "features": "features ↓"}
     console.print(_table(f"reconstructions of {k} hold-out images", headings, comparison.reconstructions))

@@ -32,6 +32,8 @@ class Outcome(Section):
 
     images: int | None
     """how many images it has seen; null: this was not counted"""
+    seconds: float | None
+    """how long that takes, as `glann peers` has measured it; null: it has not"""
     failed: str | None
     """why there is no model; null: there is one"""
 
@@ -48,6 +50,8 @@ class Run:
         Where its files are.
     images
         How many images it has seen. None: this was not counted.
+    seconds
+        How long that takes, as `glann peers` has measured it. None: it has not.
     failed
         Why there is no model. None: there is one.
     """
@@ -56,6 +60,7 @@ class Run:
     seed: int
     folder: Path
     images: int | None
+    seconds: float | None
     failed: str | None
 
     @property
@@ -133,7 +138,7 @@ def find_runs(trained: Path, settings: Peers) -> list[Run]:
                 found = Outcome.model_validate(load_json(folder / "result.json"))
             except ValidationError as error:
                 raise DamagedFileError(folder / "result.json", one_line(error)) from None
-            runs.append(Run(model, seed, folder, found.images, found.failed))
+            runs.append(Run(model, seed, folder, found.images, found.seconds, found.failed))
     return runs
 
 
@@ -164,6 +169,29 @@ def load_foreign(
     """
     if path is None:
         return 255 - np.asarray(holdout[:SCORED])
+    rows = open_foreign(path)
+    as_trained = Prepare(
+        resolution=architecture.size,
+        channels=architecture.channels,
+        fit=architecture.origin.fit,
+        background=architecture.origin.background,
+    )
+    pictures = []
+    for found in decode_all([*rows[:SCORED]], decode_row, as_trained):
+        if isinstance(found, str):
+            raise GlannError(f"peers/params.yaml: foreign: {path}: {found}")
+        pictures.append(found)
+    return np.stack(pictures)
+
+
+def open_foreign(path: str) -> NDArray[np.uint8]:
+    """Open the file of foreign pictures, and check what it is.
+
+    Raises
+    ------
+    GlannError
+        If the file has no such images.
+    """
     try:
         rows = load_npy(path, mmap=True)
     except GlannError as error:
@@ -180,18 +208,7 @@ def load_foreign(
             f"peers/params.yaml: foreign: {path}: at most {MOST_PIXELS:,} pixels per picture "
             f"can be read, found {rows.shape[1]} x {rows.shape[2]}; make them smaller"
         )
-    as_trained = Prepare(
-        resolution=architecture.size,
-        channels=architecture.channels,
-        fit=architecture.origin.fit,
-        background=architecture.origin.background,
-    )
-    pictures = []
-    for found in decode_all([*rows[:SCORED]], decode_row, as_trained):
-        if isinstance(found, str):
-            raise GlannError(f"peers/params.yaml: foreign: {path}: {found}")
-        pictures.append(found)
-    return np.stack(pictures)
+    return rows
 
 
 def decoded(generator: Generator, latents: Tensor, title: str) -> Images:

@@ -22,6 +22,13 @@ def is_deep(decoder: Decoder) -> bool:
     return decoder.kind in ("residual", "smooth")
 
 
+def _or_usual(value: float | None, decoder: Decoder, shallow: float, deep: float) -> float:
+    """Return a setting, or what it is by default with a shallow or a deep decoder."""
+    if value is not None:
+        return value
+    return deep if is_deep(decoder) else shallow
+
+
 class Peer(Section):
     """What all rivals have in common."""
 
@@ -31,6 +38,8 @@ class Peer(Section):
 
     images: int = Field(1_000_000, ge=1, le=MOST_IMAGES)
     """images seen in training, repeats counted; rounded to whole passes"""
+    seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """time that these images take, to be reported; `glann peers` writes both; null: not measured"""
     batch_size: int = Field(64, ge=2, le=LARGEST)
     """images per step"""
     lr: Rate | None = None
@@ -47,7 +56,7 @@ class Peer(Section):
 
     def rate(self, decoder: Decoder) -> float:
         """Return the learning rate."""
-        return self.rates[is_deep(decoder)] if self.lr is None else self.lr
+        return _or_usual(self.lr, decoder, *self.rates)
 
 
 class Vae(Peer):
@@ -68,11 +77,9 @@ class Vae(Peer):
 
     def weight(self, decoder: Decoder, loss: str) -> float:
         """Return the weight of the divergence, beside a kind of loss."""
-        if self.beta is not None:
-            return self.beta
         if loss != "perceptual":  # features differ by far larger numbers than pixels
-            return 0.02
-        return 3.0 if is_deep(decoder) else 30.0
+            return _or_usual(self.beta, decoder, 0.02, 0.02)
+        return _or_usual(self.beta, decoder, 30.0, 3.0)
 
 
 class Gan(Peer):
@@ -86,7 +93,7 @@ class Gan(Peer):
 
     def weight(self, decoder: Decoder) -> float:
         """Return the weight of the penalty."""
-        return (10.0 if is_deep(decoder) else 1.0) if self.penalty is None else self.penalty
+        return _or_usual(self.penalty, decoder, 1.0, 10.0)
 
 
 class WganGp(Peer):
@@ -101,17 +108,37 @@ class WganGp(Peer):
 class Ogan(Peer):
     """O-GAN (arXiv:1903.01931): the discriminator is also the encoder."""
 
-    correlation: float = Field(0.1, ge=0, le=1000)
-    """weight of the correlation of noise and code (in the paper: 0.5)"""
+    rates: ClassVar[tuple[float, float]] = 0.0005, 0.0001
+
+    lr: Rate | None = None
+    """learning rate of all networks; parameter_groups can change it for one of them; null: 0.0005 with
+    decoders infogan and dcgan, 0.0001 with residual and smooth"""
+    correlation: float | None = Field(None, ge=0, le=1000)
+    """weight of the correlation of noise and code; null: 0.1 with decoders infogan and dcgan, 0.5 (as in the
+    paper) with residual and smooth"""
+
+    def weight(self, decoder: Decoder) -> float:
+        """Return the weight of the correlation."""
+        return _or_usual(self.correlation, decoder, 0.1, 0.5)
 
 
 class Energy(Peer):
     """Energy-based model whose generator has as much entropy as possible (arXiv:1901.08508)."""
 
-    penalty: float = Field(0.1, ge=0, le=1e6)
-    """weight of the squared gradient of the energy at training images"""
+    rates: ClassVar[tuple[float, float]] = 0.0005, 0.0001
+
+    lr: Rate | None = None
+    """learning rate of all networks; parameter_groups can change it for one of them; null: 0.0005 with
+    decoders infogan and dcgan, 0.0001 with residual and smooth"""
+    penalty: float | None = Field(None, ge=0, le=1e6)
+    """weight of the squared gradient of the energy at training images; null: 0.1 with decoders infogan and
+    dcgan, 10 with residual and smooth"""
     entropy: float = Field(0.1, ge=0, le=1e6)
     """weight of the mutual information of noise and image, which stands for the entropy"""
+
+    def weight(self, decoder: Decoder) -> float:
+        """Return the weight of the penalty."""
+        return _or_usual(self.penalty, decoder, 0.1, 10.0)
 
 
 class Refine(Section):
@@ -128,14 +155,15 @@ class Refine(Section):
 class Peers(Section):
     """All of peers/params.yaml."""
 
+    printed_by: ClassVar[str] = "glann params --peers"
+
     models: list[Name] = Field(["vae", "gan", "wgan_gp", "ogan", "energy"], min_length=1)
     """rivals to train: vae, gan, wgan_gp, ogan, energy"""
     seeds: list[int] = Field([0], min_length=1)
     """a training of each rival per seed, with the seed instead of that in params.yaml"""
-    seconds: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """training time in which each rival sees its number of images; `glann peers` measures and writes both"""
     glann_curve: bool = True
-    """train GLANN for 1/16, 1/8, 1/4 and 1/2 of its epochs too, for its curve; takes nearly as long again"""
+    """train GLANN for 1/16, 1/8, 1/4 and 1/2 of its epochs too, for its curve, if the seed of params.yaml is
+    one of the seeds; takes nearly as long again"""
     foreign: PathText | None = None
     """pictures that a model should find foreign, .npy, uint8 [n, h, w] or [n, h, w, c]; null: the held-out
     images with inverted brightness"""
@@ -148,7 +176,7 @@ class Peers(Section):
 
     @model_validator(mode="after")
     def _has_what_dvc_reads(self, info: ValidationInfo) -> Self:
-        needed = {"models", "seeds", "seconds", "glann_curve", "foreign", "refine", *self.models}
+        needed = {"models", "seeds", "glann_curve", "foreign", "refine", *self.models}
         missing = [name for name in type(self).model_fields if name in needed - self.model_fields_set]
         if info.context == IN_FILE and missing:
             raise ValueError(

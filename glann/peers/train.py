@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -44,7 +43,7 @@ STEPS: Mapping[str, type[PeerStep]] = {
     "energy": EnergyStep,
 }
 REMEDY = "lower {0}.lr ({1:g}), or clip gradients by {0}.parameter_groups, in peers/params.yaml"
-ROWS_OF_NORM = 10_000  # most rows of noise with which batch-norm statistics are measured
+MOST_ROWS, LEAST_BATCHES = 10_000, 20  # of noise with which batch-norm statistics are measured
 
 
 @dataclass
@@ -160,7 +159,7 @@ def train_peer(
 
     kept_at = dict(zip(SNAPSHOTS, snapshots, strict=True))
     for decoder in (average, *snapshots):
-        measured_with = _shares_of_noise(architecture, seed, name, min(n, ROWS_OF_NORM), config.batch_size)
+        measured_with = shares_of_noise(architecture, seed, name, n, config.batch_size)
         recompute_batch_norm(decoder, (share.to(execution.device) for share in measured_with), execution)
     if watch and watch.begun:
         watch.look(average, shown, course.history, 1.0, execution)
@@ -215,10 +214,14 @@ def _check_memory(name: str, architecture: DecoderArchitecture, config: Peer, ex
     check_memory(name, needed, execution, f"{knobs} ({architecture.config.width})")
 
 
-def _shares_of_noise(
-    architecture: DecoderArchitecture, seed: int, name: str, rows: int, batch: int
+def shares_of_noise(
+    architecture: DecoderArchitecture, seed: int, name: str, images: int, batch: int
 ) -> Iterator[Tensor]:
-    """Yield this process's share of each batch of noise on the unit sphere, float [b, d]."""
-    noise = noise_rows(0, rows, architecture.latent_dim, seed, name, "batch_norm")
-    for a, b in pairwise([*range(0, rows - 1, batch), rows]):
-        yield F.normalize(noise[a:b].tensor_split(ranks())[rank()], dim=1)
+    """Yield this process's share of batches of noise on the unit sphere, float [b, d].
+
+    All batches are full, since all have the same weight in the statistics.
+    """
+    batches = min(max(-(-images // batch), LEAST_BATCHES), max(1, MOST_ROWS // batch))
+    noise = noise_rows(0, batches * batch, architecture.latent_dim, seed, name, "batch_norm")
+    for rows in noise.split(batch):
+        yield F.normalize(rows.tensor_split(ranks())[rank()], dim=1)

@@ -1,7 +1,7 @@
 """What the sections of params.yaml have in common, and the `compute` section."""
 
 import os
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -38,6 +38,9 @@ class Section(BaseModel):
     """A section of params.yaml: keys are checked strictly, values never change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    printed_by: ClassVar[str] = "glann params"
+    """the command that prints all keys of the file"""
 
 
 class Compute(Section):

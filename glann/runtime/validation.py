@@ -71,7 +71,8 @@ def one_line(error: ValidationError, model: type[BaseModel] | None = None) -> st
     fields = dict(_fields(model)) if model else {}
     path = tuple(key for key in keys if isinstance(key, str))
     if kind == "extra_forbidden":
-        text = f"{where}: unknown key{did_you_mean(_keys_meant(keys, fields)) or '; see: glann params'}"
+        see = f"; see: {getattr(model, 'printed_by', 'glann params')}"
+        text = f"{where}: unknown key{did_you_mean(_keys_meant(keys, fields)) or see}"
     elif kind == "value_error":  # raised by our validators: the message starts with the key
         text = ".".join(filter(None, (where, str(first["ctx"]["error"]))))
     elif kind == "missing":

@@ -21,6 +21,7 @@ from glann.runtime.signals import Stopped
 from glann.runtime.yaml_file import read_yaml
 
 SETTINGS = "params.yaml"
+PIPELINES = Path("dvc.yaml"), Path("peers/dvc.yaml")
 LOOK_EVERY = 0.5  # seconds between checks whether DVC is still running
 SECONDS_TO_STOP = 20  # for a last checkpoint after DVC has ended
 
@@ -54,6 +55,16 @@ class Place:
         """What this stage alone is called, in messages and in names of files."""
         return "-".join(self.item.values()) or self.stage
 
+    @property
+    def again(self) -> str:
+        """The command that runs its pipeline."""
+        return run_again(self.pipeline)
+
+
+def run_again(pipeline: Path) -> str:
+    """Return the command that runs a pipeline."""
+    return "dvc repro" if pipeline == Path("dvc.yaml") else f"dvc repro {pipeline}"
+
 
 def waiting_process(place: Place) -> psutil.Process | None:
     """Return the DVC process that runs this stage, or None if the stage was started by hand.
@@ -74,7 +85,7 @@ def waiting_process(place: Place) -> psutil.Process | None:
         if process.pid in holders:
             return process
     if holders or not ancestors:
-        raise Stopped(f"{place.name}: DVC has ended; run: dvc repro")
+        raise Stopped(f"{place.name}: DVC has ended; run: {place.again}")
     return ancestors[0]
 
 
@@ -186,9 +197,9 @@ def healing(path: Path) -> str:
     forced run of the stage.
     """
     outs = [
-        (out["path"], out["md5"], again)
-        for lock, again in (("dvc.lock", "dvc repro"), ("peers/dvc.lock", "dvc repro peers/dvc.yaml"))
-        if Path(lock).is_file()
+        (out["path"], out["md5"], run_again(pipeline))
+        for pipeline in PIPELINES
+        if (lock := pipeline.with_suffix(".lock")).is_file()
         for entry in ((read_yaml(lock) or {}).get("stages") or {}).values()
         for out in entry.get("outs", [])
     ]

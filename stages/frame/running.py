@@ -197,13 +197,13 @@ class Stage:
 
     def _check(self) -> None:
         if self._dvc and not is_there(self._dvc):
-            raise Stopped(f"{self.name}: DVC has ended, so nothing was written; run: dvc repro")
+            raise Stopped(f"{self.name}: DVC has ended, so nothing was written; run: {self.place.again}")
         code = [os.path.relpath(path) for path in changed(self._code)]
         what = code + _differences(self._before, self._noted())
         if what:
             raise GlannError(
                 f"{self.name}: {', '.join(what)} changed while it ran, and DVC would record that as used; "
-                "nothing was written: run dvc repro, or undo the change and run dvc repro"
+                f"nothing was written: run {self.place.again}, or undo the change and run {self.place.again}"
             )
 
     def _noted(self) -> dict[str, Any]:

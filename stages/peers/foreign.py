@@ -18,5 +18,9 @@ with stage(Place("foreign", Path("data/peers/foreign"), "peers", Path("peers/dvc
         raise GlannError(
             f"peers/params.yaml: foreign: {path}: there is no such file; correct it, or use null"
         )
+    if path:
+        from glann.peers.runs import open_foreign
+
+        open_foreign(path)
     with this.outputs() as folder:
         save_json(folder / "input.json", found)

@@ -12,7 +12,7 @@ folder = Path("data/peers/trained", f"glann-{seed}")
 with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "glann", "seed": seed})) as this:
     import torch
 
-    from glann.errors import GlannError
+    from glann.errors import DivergedError, GlannError
     from glann.glo.train import train_glo
     from glann.images.classes import load_classes, needed
     from glann.imle.fit import fit_imle
@@ -20,8 +20,9 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
     from glann.params import load_settings
     from glann.peers.settings import SNAPSHOTS, Peers
     from glann.runtime.compute import execution
+    from glann.runtime.console import say
     from glann.runtime.files import load_json, save_json
-    from glann.runtime.processes import from_first, rank
+    from glann.runtime.processes import from_first, rank, ranks
     from glann.training.checkpoints import Checkpoints
     from stages.peers.outcome import launch
 
@@ -52,12 +53,18 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
                 Checkpoints(this.checkpoints, f"glann_{name}", inputs, params.compute.checkpoint_minutes)
                 for name in ("glo", "imle")
             )
-            trained = train_glo(images, glo, int(seed), on, of_glo)
             labels = None if classes is None else torch.from_numpy(classes.images)
             names = None if classes is None else classes.names
-            latents = from_first(trained.latents)  # which alone has all of them
-            fitted = fit_imle(latents, imle, int(seed), on, of_imle, labels=labels, class_names=names)
-            found[at] = fitted.mapping, trained.decoder
+            try:
+                trained = train_glo(images, glo, int(seed), on, of_glo)
+                latents = from_first(trained.latents)  # which alone has all of them
+                fitted = fit_imle(latents, imle, int(seed), on, of_imle, labels=labels, class_names=names)
+            except DivergedError as error:
+                if not known or ranks() > 1:  # the other processes may not have noticed
+                    raise
+                say(f"the curve of GLANN has no point at {at:g} of the training: {error}")
+            else:
+                found[at] = fitted.mapping, trained.decoder
         if known:
             found[1.0] = load_generator("data/imle/generator.safetensors")
         if rank() == 0:
@@ -65,6 +72,7 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
                 for at, networks in found.items():
                     name = "generator" if at == 1 else f"snapshots/{at:g}"
                     save_generator(made / f"{name}.safetensors", *networks)
-                save_json(made / "result.json", {"images": epochs * len(images), "failed": None})
+                outcome = {"images": epochs * len(images), "seconds": None, "failed": None}
+                save_json(made / "result.json", outcome)
 
     launch(this, work)

@@ -42,7 +42,8 @@ with stage(Place("train", folder, "peers", Path("peers/dvc.yaml"), {"model": nam
             origin=params.glo.loss.origin.model_copy(update=prepared),
         )
         noted = load_json("data/inputs/glo_weights.json")
-        inputs = [architecture.model_dump(), params.glo.loss.model_dump(), config.model_dump(), seed]
+        used = config.model_dump(exclude={"seconds"})
+        inputs = [architecture.model_dump(), params.glo.loss.model_dump(), used, seed]
         checkpoints = Checkpoints(
             this.checkpoints, name, [*inputs, on.numerics, dataset, noted], params.compute.checkpoint_minutes
         )
@@ -60,6 +61,8 @@ with stage(Place("train", folder, "peers", Path("peers/dvc.yaml"), {"model": nam
                     save_generator(made / f"snapshots/{at:g}.safetensors", mapping, decoder)
                 result.judge.save(made / "judge.safetensors")
                 save_json(made / "losses.json", result.history)
-                save_json(made / "result.json", {"images": len(result.history) * len(images), "failed": None})
+                seen = len(result.history) * len(images)
+                outcome = {"images": seen, "seconds": config.seconds, "failed": None}
+                save_json(made / "result.json", outcome)
 
     launch(this, work)

@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from contextlib import suppress
 from io import StringIO
 from pathlib import Path
@@ -11,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import glann_at_once, stage_at_once
+from command_line import fails_in_one_line, glann_at_once, stage_at_once
+from conftest import ROOT
 from ruamel.yaml import YAML
 from small_peers import SMALL
 from training_project import project, start, wait_for
@@ -80,7 +84,7 @@ def digests(folder: Path, trained: str) -> dict[str, str]:
 def test_a_killed_stage_ends_with_the_same_bytes_and_glann_samples_from_them(
     shapes: np.ndarray, tmp_path: Path
 ):
-    keys = {"images": 80 * 16}
+    keys = {"images": 80 * 16, "seconds": 12.5}
     expected = with_peers(project(tmp_path / "expected", shapes), "gan", keys)
     assert train(expected, "gan", "3") == (0, [])
     assert [*digests(expected, "gan-3")] == FILES
@@ -105,7 +109,7 @@ def test_a_killed_stage_ends_with_the_same_bytes_and_glann_samples_from_them(
     assert digests(killed, "gan-3") == digests(expected, "gan-3")
 
     made = expected / "data/peers/trained/gan-3"
-    assert json.loads((made / "result.json").read_text()) == {"images": 1280, "failed": None}
+    assert json.loads((made / "result.json").read_text()) == {"images": 1280, "seconds": 12.5, "failed": None}
     history = json.loads((made / "losses.json").read_text())
     assert [entry["epoch"] for entry in history] == [*range(1, 17)]
     generator = Generator.load(made / "generator.safetensors", ON_CPU)
@@ -122,6 +126,11 @@ def test_a_killed_stage_ends_with_the_same_bytes_and_glann_samples_from_them(
     options = ["--count", "5", "--seed", "1", "--precision", "float32", "--device", "cpu", "--out", out]
     sampled = glann_at_once("sample", "--generator", made / "generator.safetensors", *options, cwd=expected)
     assert sampled.returncode == 0, sampled.stderr
+    options += ["--truncation", "0.5"]
+    line = fails_in_one_line(
+        glann_at_once("sample", "--generator", made / "generator.safetensors", *options, cwd=expected)
+    )
+    assert "--truncation: this model has no mapping" in line
     assert np.abs(np.load(out).astype(int) - images).max() <= 1  # another number of threads
 
 
@@ -146,7 +155,7 @@ def test_of_several_processes_that_diverge_the_first_line_is_the_result(shapes: 
     status, said = run_in_processes(folder, "peers.train", "vae", "0")
     assert status == 0 and len(said) == 1, said
     found = json.loads((folder / "data/peers/trained/vae-0/result.json").read_text())
-    assert found == {"images": None, "failed": "vae: epoch 1: the loss is not finite"}
+    assert found == {"images": None, "seconds": None, "failed": "vae: epoch 1: the loss is not finite"}
     assert said[0].startswith("glann: vae: epoch 1, step ")
 
 
@@ -167,7 +176,7 @@ def test_several_processes_train_glann_with_another_seed_and_classes(shapes: np.
     save_json(folder / "data/prepare/classes.json", {"names": ["a", "b"], **images})
     assert run_in_processes(folder, "peers.glann", "1")[0] == 0
     made = folder / "data/peers/trained/glann-1"
-    assert json.loads((made / "result.json").read_text()) == {"images": 160, "failed": None}
+    assert json.loads((made / "result.json").read_text()) == {"images": 160, "seconds": None, "failed": None}
     assert Generator.load(made / "generator.safetensors", ON_CPU).sample(3, seed=1).std() > 1
 
 
@@ -184,6 +193,65 @@ def test_the_model_of_the_main_pipeline_is_not_trained_again(shapes: np.ndarray,
     assert (made / "snapshots/0.5.safetensors").exists() == curve
     model, same = (load_generator(path / "generator.safetensors")[1] for path in (folder / "data/imle", made))
     assert all(map(torch.equal, model.state_dict().values(), same.state_dict().values()))
+
+
+SHORT_TRAININGS_DIVERGE = """
+import glann.glo.train as glo
+from glann.errors import DivergedError
+def train_glo(images, config, *others, real=glo.train_glo):
+    if config.epochs == 1:
+        raise DivergedError("glo: epoch 1: the loss is nan", "lower glo.lr")
+    return real(images, config, *others)
+glo.train_glo = train_glo
+"""
+
+
+def test_a_curve_without_a_point_is_no_failed_training(shapes: np.ndarray, tmp_path: Path):
+    folder = with_peers(project(tmp_path, shapes, {"imle": {"epochs": 2}, "glo": {"epochs": 4}}), "gan")
+    for stage in ("glo", "imle"):
+        assert run(folder, stage)[0] == 0
+    (folder / "sitecustomize.py").write_text(SHORT_TRAININGS_DIVERGE)
+    process = start(folder, "stages.peers.glann", "0", path=f"{folder}{os.pathsep}{ROOT}")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0
+    (line,) = (line for line in said.splitlines() if line.startswith("glann:"))
+    assert line == (
+        "glann: the curve of GLANN has no point at 0.25 of the training: glo: epoch 1: the loss is nan; "
+        "lower glo.lr"
+    )
+    made = folder / "data/peers/trained/glann-0"
+    assert [path.name for path in (made / "snapshots").iterdir()] == ["0.5.safetensors"]
+    assert json.loads((made / "result.json").read_text())["failed"] is None
+
+
+def test_after_a_change_the_command_that_is_named_runs_the_pipeline_of_rivals(
+    shapes: np.ndarray, tmp_path: Path
+):
+    folder = with_peers(project(tmp_path, shapes), "gan")
+    shutil.copy(ROOT / "peers/dvc.yaml", folder / "peers")
+    code = (
+        "from pathlib import Path\n"
+        "from stages.frame import stage\n"
+        "from stages.frame.dvc import Place\n"
+        "item = {'model': 'gan', 'seed': '0'}\n"
+        "with stage(Place('train', Path('made'), 'peers', Path('peers/dvc.yaml'), item)) as this:\n"
+        "    with this.outputs() as folder:\n"
+        "        file = Path('peers/params.yaml')\n"
+        "        file.write_text(file.read_text().replace('penalty: 1.0', 'penalty: 2.0'))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    again = "dvc repro peers/dvc.yaml"
+    assert result.returncode == 1 and result.stderr.splitlines() == [
+        "glann: gan-0: peers/params.yaml: gan.penalty changed while it ran, and DVC would record that as "
+        f"used; nothing was written: run {again}, or undo the change and run {again}"
+    ]
 
 
 def test_wrong_arguments_are_one_line(shapes: np.ndarray, tmp_path: Path):
@@ -208,6 +276,9 @@ def test_the_content_of_foreign_pictures_is_noted(shapes: np.ndarray, tmp_path: 
     status, said = run(folder, "peers.foreign")
     assert status == 1 and len(said) == 1
     assert said[0].startswith("glann: peers/params.yaml: foreign: other.npy: there is no such file")
+    np.save(folder / "other.npy", np.zeros((3, 8, 8)))
+    status, said = run(folder, "peers.foreign")
+    assert status == 1 and "other.npy: expected uint8 [n, h, w] or" in said[0]  # before the trainings
     found = set()
     for value in (7, 8, 8):
         np.save(folder / "other.npy", np.full_like(shapes, value))
@@ -231,7 +302,7 @@ def test_a_key_that_dvc_needs_is_missed_before_the_training(shapes: np.ndarray, 
         assert status == 1 and len(said) == 1
         assert said[0].startswith(f"glann: peers/params.yaml: {key}: missing, and DVC reads the file without")
     settings.write_text("")
-    assert "models, seeds, seconds, glann_curve, foreign," in train(folder, "gan", "0")[1][0]
+    assert "models, seeds, glann_curve, foreign," in train(folder, "gan", "0")[1][0]
 
 
 def without(text: str, key: str) -> str:

@@ -251,16 +251,24 @@ def test_without_a_weight_the_divergence_has_the_one_that_suits_the_loss(cpu: Ex
 
 
 @pytest.mark.parametrize(("kind", "size", "deep"), [("infogan", 28, False), ("smooth", 28, True)])
-def test_without_a_rate_or_a_penalty_they_suit_the_depth_of_the_decoder(
+def test_without_a_rate_or_a_weight_they_suit_the_depth_of_the_decoder(
     kind: str, size: int, deep: bool, cpu: Execution
 ):
-    decoder, rates = {"kind": kind}, {"vae": (0.001, 0.0003)}
+    decoder = {"kind": kind}
+    rates = {"vae": (0.001, 0.0003)} | dict.fromkeys(("ogan", "energy"), (0.0005, 0.0001))
     for name in SECTIONS:
         step = step_of(name, images_of(size), cpu, decoder=decoder, lr=None)
         assert step.lr == rates.get(name, (0.0005, 0.0002))[deep]
         assert step_of(name, images_of(size), cpu, decoder=decoder, lr=0.7).lr == 0.7
     gan = step_of("gan", images_of(size), cpu, decoder=decoder, penalty=None, penalty_every=4)
     assert inputs(gan)["penalty"] == (20 if deep else 2)  # half of gamma, for four steps
+    for name, key, weights in (("ogan", "correlation", (0.1, 0.5)), ("energy", "penalty", (0.1, 10.0))):
+        usual, given, other = (
+            step_of(name, images_of(size), cpu, decoder=decoder, **{key: value})
+            for value in (None, weights[deep], weights[not deep])
+        )
+        losses = [step.gradients(inputs(step)).item() for step in (usual, given, other)]
+        assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -103,23 +103,27 @@ def test_both_parts_of_a_perceptual_loss_count(
 
 
 def test_the_command_writes_the_numbers_and_keeps_the_rest(shapes: np.ndarray, tmp_path: Path):
-    folder = project(tmp_path / "small", shapes)
+    folder = project(tmp_path / "small", shapes, processes=2)
     file = folder / "peers/params.yaml"
     file.parent.mkdir()
     before = Peers(models=["gan", "vae"], seeds=[3, 4])
     file.write_text(commented_yaml(before))
-    done = glann("peers", "3", cwd=folder)
+    done = glann("peers", "3.125", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "glann: glo and imle would take about " in done.stderr
+    assert "compute.processes: 2: all times here are those of one process" in done.stderr
     after = load_settings(file, Peers)
     told = {line.split(":")[0]: line for line in done.stdout.splitlines()}
     assert told.keys() == {"gan", "vae"}
     for name in before.models:
         count = getattr(after, name).images
         assert count != getattr(before, name).images and told[name] == f"{name}: {count:,} images"
-        put_back = getattr(after, name).model_copy(update={"images": getattr(before, name).images})
+        assert getattr(after, name).seconds == 3.125
+        put_back = getattr(after, name).model_copy(
+            update={"images": getattr(before, name).images, "seconds": None}
+        )
         assert put_back == getattr(before, name)
-    assert after.seconds == 3 and after.model_copy(update={"seconds": None}).energy == before.energy
+    assert after.energy == before.energy
     comments = [line for line in commented_yaml(before).splitlines() if "#" in line]
     assert comments == [line for line in file.read_text().splitlines() if "#" in line]
     assert YAML(typ="safe").load(file.read_text())["foreign"] is None and "foreign: null" in file.read_text()
@@ -130,7 +134,9 @@ def test_what_is_missing_or_wrong_is_one_line(shapes: np.ndarray, tmp_path: Path
     assert "glann params --peers > peers/params.yaml" in fails_in_one_line(glann_at_once("peers", cwd=folder))
     (folder / "peers").mkdir()
     (folder / "peers/params.yaml").write_text(commented_yaml(Peers()))
-    assert "give a time above 0" in fails_in_one_line(glann_at_once("peers", "0", cwd=folder))
+    for seconds in ("0", "1e9", "inf"):
+        line = fails_in_one_line(glann_at_once("peers", seconds, cwd=folder))
+        assert "give a time above 0 and below 1e9" in line
     (folder / "data/prepare/images.npy").unlink()
     assert "run: dvc repro" in fails_in_one_line(glann_at_once("peers", "10", cwd=folder))
     save_npy(folder / "data/prepare/images.npy", np.zeros((5, 32, 32, 1), np.uint8))  # grey
@@ -138,7 +144,7 @@ def test_what_is_missing_or_wrong_is_one_line(shapes: np.ndarray, tmp_path: Path
         "needs two or more images as uint8 [n, 32, 32, 3], found uint8 [5, 32, 32, 1]; run: dvc repro"
     )
     (folder / "peers/params.yaml").write_text("# nothing else\n")
-    assert "models, seeds, seconds, glann_curve, foreign, vae," in fails_in_one_line(
+    assert "models, seeds, glann_curve, foreign, vae," in fails_in_one_line(
         glann_at_once("peers", "10", cwd=folder)
     )
     (folder / "peers/params.yaml").write_text("gan: {imags: 3}\n")

@@ -59,6 +59,10 @@ def test_params_are_checked(tmp_path: Path):
     line = fails_in_one_line(glann_at_once("params", "--check", tmp_path / "params.yaml"))
     assert "params.yaml: glo.epochs: should be greater than or equal to 1, found 0" in line
     assert glann_at_once("params", "--check", ROOT / "params.yaml").returncode == 0
+    assert glann_at_once("params", "--check", ROOT / "peers/params.yaml", "--peers").returncode == 0
+    (tmp_path / "peers.yaml").write_text("zzz: 1")
+    line = fails_in_one_line(glann_at_once("params", "--check", tmp_path / "peers.yaml", "--peers"))
+    assert "peers.yaml: zzz: unknown key; see: glann params --peers" in line
 
 
 @pytest.mark.parametrize(
