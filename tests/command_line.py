@@ -51,6 +51,7 @@ def stage_at_once(
 
 def _stage(module: str, largest: int | None) -> None:
     if largest:
+        sys.dont_write_bytecode = True  # half of it would stay
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
