@@ -143,7 +143,7 @@ def print_peers(comparison: Comparison) -> None:
         "runs": "runs",
         "failed": "failed runs",
         "images": "images seen",
-        "seconds": "s for these, as timed",
+        "seconds": "seconds, as timed",
         "speed": "samples/s, on this machine",
     }
     rows = {

@@ -100,7 +100,7 @@ def test_the_table_has_a_row_per_model_and_names_failures(capsys: pytest.Capture
     for label in ("training images", "GLANN", "WGAN-GP", "energy, refined", "O-GAN"):
         assert [line for line in lines if line.strip().startswith(label)]
     assert (
-        "s for these, as timed" in printed
+        "seconds, as timed" in printed
         and " 350 " in printed
         and "samples/s" in printed
         and "1,234" in printed
