@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from glann.cli.app import Device, Precision, Threads, app, compute_of, path_opti
 from glann.cli.model import DEFAULT, ClassName, GeneratorFile, Truncation, check_apart, generator_file
 from glann.errors import GlannError
 from glann.runtime.settings import LARGEST
+
+if TYPE_CHECKING:
+    from glann.sample.generator import Generator
 
 MOST_FRAMES = 10_000  # pictures of an animation
 
@@ -35,7 +38,7 @@ def sample(
 
     check_out(out)
     model = Generator.load(generator, compute)
-    _check_truncation(truncation, model.mapping.architecture.config is None)
+    _check_truncation(truncation, model)
     save_images(model.stream(count, seed, truncation, class_name), out)
     others = sum(1 for _ in out.iterdir()) - count if out.is_dir() else 0
     beside = f", beside {others} other files that were there before" if others else ""
@@ -71,14 +74,14 @@ def walk(
     check_ending(out, rate)
     check_writable(out)
     model = Generator.load(generator, compute)
-    _check_truncation(truncation, model.mapping.architecture.config is None)
+    _check_truncation(truncation, model)
     frames = frames_of(model, chosen, steps, truncation, class_name)
     save_animation(out, frames, rate)
     print(f"{len(frames)} pictures, {len(frames) / rate:.3g} s, in {out}", file=sys.stderr)
 
 
-def _check_truncation(truncation: float, without_mapping: bool) -> None:
-    if truncation != 1 and without_mapping:
+def _check_truncation(truncation: float, model: "Generator") -> None:
+    if truncation != 1 and model.mapping.architecture.config is None:
         raise GlannError(
             "--truncation: this model has no mapping: its decoder draws noise of any length in the same way; "
             "leave the option out"

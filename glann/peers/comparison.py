@@ -149,6 +149,7 @@ def compare_peers(
         samples.setdefault(name, drawn(slice(SHOWN)))
 
     acceptance, speed = [], dict[str, float]()
+    firsts, curves = dict[str, Run](), dict[str, list[tuple[float, float]]]()
     for run in runs:
         if run.failed:
             continue
@@ -156,6 +157,9 @@ def compare_peers(
         if run.model not in speed:
             speed[run.model] = samples_per_second(generator)
         add(run.model, run.samples(generator, yardstick.count))
+        firsts.setdefault(run.model, run)
+        if run.model not in curves and (earlier := _earlier(run, yardstick)):
+            curves[run.model] = [*earlier, (1.0, rows[run.model][-1]["frechet"])]
         if run.model == "energy":
             # The noise of the same samples, but not yet projected to the sphere.
             dim = generator.decoder.architecture.latent_dim
@@ -166,13 +170,6 @@ def compare_peers(
             speed.setdefault("energy_refined", 1 / per_sample)
             add("energy_refined", decoded(generator, refined, "energy, refined: decode"))
             acceptance.append(accepted)
-    trained = [run for run in runs if not run.failed]
-    firsts, curves = dict[str, Run](), dict[str, list[tuple[float, float]]]()
-    for run in trained:
-        firsts.setdefault(run.model, run)
-        if run.model not in curves and (earlier := _earlier(run, yardstick)):
-            number = [other for other in trained if other.model == run.model].index(run)
-            curves[run.model] = [*earlier, (1.0, rows[run.model][number]["frechet"])]
     rivals = {name: run for name, run in firsts.items() if name != "glann"}
     projected = projector.project(np.asarray(holdout[:PROJECTED]), "glann: project")
     pictures = _reconstructed(rivals, yardstick, projected, weights)

@@ -32,7 +32,7 @@ class Outcome(Section):
 
     images: int | None
     """how many images it has seen; null: this was not counted"""
-    seconds: float | None
+    seconds: float | None = None
     """how long that takes, as `glann peers` has measured it; null: it has not"""
     failed: str | None
     """why there is no model; null: there is one"""

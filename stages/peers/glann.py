@@ -72,7 +72,6 @@ with stage(Place("glann", folder, "peers", Path("peers/dvc.yaml"), {"model": "gl
                 for at, networks in found.items():
                     name = "generator" if at == 1 else f"snapshots/{at:g}"
                     save_generator(made / f"{name}.safetensors", *networks)
-                outcome = {"images": epochs * len(images), "seconds": None, "failed": None}
-                save_json(made / "result.json", outcome)
+                save_json(made / "result.json", {"images": epochs * len(images), "failed": None})
 
     launch(this, work)

@@ -17,7 +17,7 @@ def launch(this: Stage, train: Callable[[], None]) -> None:
         say(str(error))
         this.clear()
         with this.outputs() as made:
-            save_json(made / "result.json", {"images": None, "seconds": None, "failed": lasting(error.what)})
+            save_json(made / "result.json", {"images": None, "failed": lasting(error.what)})
 
 
 def lasting(what: str) -> str:

@@ -62,7 +62,7 @@ def save_trained(trained: Path) -> None:
             if (name, seed) == ("gan", 0):
                 save_json(
                     folder / "result.json",
-                    {"images": None, "seconds": None, "failed": "the loss is not finite"},
+                    {"images": None, "failed": "the loss is not finite"},
                 )
                 continue
             save_json(folder / "result.json", {"images": 100 + 10 * seed, "seconds": 60.0, "failed": None})
